@@ -1,0 +1,8 @@
+//! One file a command, each thin.
+
+use std::process::ExitCode;
+
+/// Parses the command line and runs one command.
+pub fn run() -> ExitCode {
+    unimplemented!()
+}

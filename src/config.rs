@@ -1,0 +1,1 @@
+//! Composes every room's Config; the only reader of flags and environment.

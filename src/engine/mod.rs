@@ -1,0 +1,48 @@
+//! Engines: a graph and its parameters made executable on one device.
+
+mod select;
+
+pub use select::{DeviceChoice, EngineOptions, Precision, select};
+
+/// Runs whole batches. An engine is owned by one thread.
+pub trait Engine: Send {
+    /// What runs, for `resnetd_model_info` and `bench`.
+    fn info(&self) -> &EngineInfo;
+
+    /// Computes the logits of a batch.
+    ///
+    /// `input` is `[batch, c, h, w]` of the graph's input shape, `logits` is `[batch, classes]`; both row-major.
+    /// Equal batches give equal bits.
+    ///
+    /// # Errors
+    /// When the device fails; the engine stays usable for the next batch.
+    fn forward(&mut self, batch: usize, input: &[f32], logits: &mut [f32]) -> Result<(), EngineError>;
+}
+
+/// What an engine is, in the words of its metric labels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineInfo {
+    /// `candle` or `fused`.
+    pub engine: &'static str,
+    /// `f32`, `bf16`.
+    pub precision: &'static str,
+    /// Instruction set the kernels use (`avx512`, `avx2`, `portable`, `cuda`).
+    pub isa: &'static str,
+    /// `cpu` or `cuda:0`.
+    pub device: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error("{0}")]
+    Device(String),
+    #[error("{what} has {found} values, expected {expected}")]
+    Length {
+        what: &'static str,
+        expected: usize,
+        found: usize,
+    },
+    /// The build or the machine lacks what was asked for.
+    #[error("{0}")]
+    Unavailable(String),
+}

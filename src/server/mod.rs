@@ -1,0 +1,1 @@
+//! Protocols: translation only.

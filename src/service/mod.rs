@@ -1,0 +1,91 @@
+//! The service between protocols and models: admission, decode, preprocess, submit, top-k.
+
+mod error;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+pub use error::{Code, Error};
+
+use crate::batching::Ticket;
+
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What HTTP and gRPC hold: everything a protocol needs, and nothing of how it is done.
+pub trait Classify: Send + Sync + 'static {
+    /// Reserves room for `images` images of a model (`None`: the default) before the body is read.
+    fn admit(&self, model: Option<&str>, images: usize) -> Result<Admission, Error>;
+
+    /// Classifies the images under an admission. Dropping the future withdraws the images still queued.
+    fn classify(&self, admission: Admission, request: Request) -> BoxFuture<'_, Result<Reply, Error>>;
+
+    /// Every model known, serving or not, by name.
+    fn models(&self) -> Vec<ModelStatus>;
+
+    /// Whether every model has loaded and warmed up and the server is not draining.
+    fn is_ready(&self) -> bool;
+}
+
+/// Room in one model's queue; see [`Ticket`].
+pub struct Admission {
+    pub model: Arc<ServedModel>,
+    pub ticket: Ticket,
+}
+
+pub struct ServedModel {}
+
+/// Images of one request; the model is in the [`Admission`].
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Encoded images, 1 to --max-images-per-request (the protocol checks the number and resizes the admission).
+    pub images: Vec<Bytes>,
+    pub top_k: usize,
+    /// When the request came in; `timing_ms.total` counts from here.
+    pub received: Instant,
+    pub deadline: Instant,
+}
+
+#[derive(Clone, Debug)]
+pub struct Reply {
+    pub model: String,
+    pub version: String,
+    pub depth: usize,
+    /// One per image, in order. At least one is `Ok`; a request whose images all fail is the first one's error.
+    pub results: Vec<Result<Vec<Prediction>, Error>>,
+    pub timing: Timing,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prediction {
+    pub class: usize,
+    pub label: String,
+    pub probability: f32,
+}
+
+/// The slowest image's time in each stage.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timing {
+    pub decode: Duration,
+    pub preprocess: Duration,
+    pub queue: Duration,
+    pub inference: Duration,
+    pub total: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct ModelStatus {
+    pub name: String,
+    pub state: ModelState,
+}
+
+#[derive(Clone, Debug)]
+pub enum ModelState {
+    Loading,
+    Ready(Arc<ServedModel>),
+    /// The reason, in words.
+    Failed(String),
+}
