@@ -1,5 +1,6 @@
 //! The one list of architectures.
 
+use super::{cifar_resnet, cifar_resnext, preact, resnet, resnetv2, wrn};
 use crate::ir::{DepthRule, Graph, Shape};
 
 /// A named network of one family.
@@ -11,18 +12,73 @@ pub struct Architecture {
     pub family: &'static str,
     /// The number in the name.
     pub depth: usize,
+    /// How the family's paper counts that number.
     pub depth_rule: DepthRule,
     /// Side of the square input image it was designed for, in pixels.
     pub input_size: usize,
     /// Classes of the data set it was designed for.
     pub classes: usize,
-    /// Builds the graph for an input shape and a number of classes.
+    /// Builds the graph for an input shape and a number of classes; an error says which layer does not fit.
     pub build: fn(Shape, usize) -> Result<Graph, String>,
 }
 
-/// Every architecture, by family, then depth.
+const FAMILIES: &[&[Architecture]] = &[
+    resnet::ARCHITECTURES,
+    resnetv2::ARCHITECTURES,
+    cifar_resnet::ARCHITECTURES,
+    preact::ARCHITECTURES,
+    wrn::ARCHITECTURES,
+    cifar_resnext::ARCHITECTURES,
+];
+
+impl Architecture {
+    /// An ImageNet network: 224 x 224 pixels, 1000 classes, depth by the longest path.
+    pub(super) const fn imagenet(
+        name: &'static str,
+        family: &'static str,
+        depth: usize,
+        build: fn(Shape, usize) -> Result<Graph, String>,
+    ) -> Self {
+        Self {
+            name,
+            family,
+            depth,
+            depth_rule: DepthRule::LongestPath,
+            input_size: 224,
+            classes: 1000,
+            build,
+        }
+    }
+
+    /// A CIFAR network: 32 x 32 pixels, 10 classes, depth by the longest path.
+    pub(super) const fn cifar(
+        name: &'static str,
+        family: &'static str,
+        depth: usize,
+        build: fn(Shape, usize) -> Result<Graph, String>,
+    ) -> Self {
+        Self {
+            input_size: 32,
+            classes: 10,
+            ..Self::imagenet(name, family, depth, build)
+        }
+    }
+
+    /// The graph for the input size and classes it was designed for.
+    ///
+    /// # Errors
+    /// The layer that does not fit; a mistake in the family's file.
+    pub fn default_graph(&self) -> Result<Graph, String> {
+        (self.build)(
+            Shape::new(3, self.input_size, self.input_size),
+            self.classes,
+        )
+    }
+}
+
+/// Every architecture, family by family.
 pub fn all() -> impl Iterator<Item = &'static Architecture> {
-    [].into_iter()
+    FAMILIES.iter().copied().flatten()
 }
 
 /// The architecture of that name.
