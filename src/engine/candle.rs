@@ -351,3 +351,6 @@ fn subsample(x: &Tensor, stride: usize) -> Result<Tensor, candle_core::Error> {
     x.index_select(&every(height)?, 2)?
         .index_select(&every(width)?, 3)
 }
+
+#[cfg(test)]
+mod tests;
