@@ -1,6 +1,6 @@
-//! Antialiased resampling, to the bit what Pillow does to 8-bit images: weights with 22 fractional bits, along the rows
-//! first unless the image is tall, rounded to 8 bits between the passes (Pillow's Resample.c; the filters after Keys 1981 and Duchon 1979).
-//! The resizing crates round weights to 16 bits or swap the passes, which is two levels off on an enlarged image.
+//! Antialiased resampling, to the bit what Pillow 13 does to 8-bit images: weights with 22 fractional bits, along the
+//! rows first unless the image is tall, rounded to 8 bits between the passes (filters: Keys 1981, Duchon 1979).
+//! An own loop because fast_image_resize rounds weights to 16 bits, which is two levels off where an image is enlarged.
 
 use std::ops::Range;
 
@@ -38,7 +38,8 @@ pub(super) fn resample(
     let stride = 3 * image.width as usize;
     // Pillow takes the columns of a tall image first where that leaves it smaller; a cubic or a sinc overshoots and is
     // cut off between the passes, so that their order shows.
-    let tall = rows.stored > 2 * columns.stored && rows.resized < u64::from(rows.stored);
+    let (width, height) = (u64::from(columns.stored), u64::from(rows.stored));
+    let tall = height > 2 * width && rows.resized < height;
     let pixels = if tall {
         let shortened = down_columns(&image.pixels, stride, &row_taps);
         along_rows(shortened.chunks_exact(stride), &column_taps)
