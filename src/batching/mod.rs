@@ -40,7 +40,9 @@ pub enum BatchError {
 
 /// No room for the images asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the queue is full: {admitted} images are admitted and {asked} more would pass the limit of {limit}")]
+#[error(
+    "the queue is full: {admitted} images are admitted and {asked} more would pass the limit of {limit}"
+)]
 pub struct QueueFull {
     pub admitted: usize,
     pub asked: usize,

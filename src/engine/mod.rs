@@ -1,7 +1,11 @@
 //! Engines: a graph and its parameters made executable on one device.
 
+mod candle;
 mod select;
 
+use crate::ir::Graph;
+
+pub use candle::CandleEngine;
 pub use select::{DeviceChoice, EngineOptions, Precision, select};
 
 /// Runs whole batches. An engine is owned by one thread.
@@ -16,7 +20,12 @@ pub trait Engine: Send {
     ///
     /// # Errors
     /// When the device fails; the engine stays usable for the next batch.
-    fn forward(&mut self, batch: usize, input: &[f32], logits: &mut [f32]) -> Result<(), EngineError>;
+    fn forward(
+        &mut self,
+        batch: usize,
+        input: &[f32],
+        logits: &mut [f32],
+    ) -> Result<(), EngineError>;
 }
 
 /// What an engine is, in the words of its metric labels.
@@ -45,4 +54,27 @@ pub enum EngineError {
     /// The build or the machine lacks what was asked for.
     #[error("{0}")]
     Unavailable(String),
+}
+
+/// Refuses slices whose lengths do not fit the graph and batch.
+fn check_lengths(
+    graph: &Graph,
+    batch: usize,
+    input: &[f32],
+    logits: &[f32],
+) -> Result<(), EngineError> {
+    let lengths = [
+        ("input", batch * graph.input().elements(), input.len()),
+        ("logits", batch * graph.classes(), logits.len()),
+    ];
+    for (what, expected, found) in lengths {
+        if batch == 0 || expected != found {
+            return Err(EngineError::Length {
+                what,
+                expected,
+                found,
+            });
+        }
+    }
+    Ok(())
 }

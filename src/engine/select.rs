@@ -1,8 +1,10 @@
-//! Chooses an engine and device from the options and what the machine has.
+//! Chooses an engine and device from the options and what the build and the machine have.
 
 use std::sync::Arc;
 
-use super::{Engine, EngineError};
+use candle_core::Device;
+
+use super::{CandleEngine, Engine, EngineError, EngineInfo};
 use crate::ir::Graph;
 use crate::weights::Parameters;
 
@@ -22,7 +24,6 @@ pub enum DeviceChoice {
 pub enum Precision {
     #[default]
     F32,
-    Bf16,
 }
 
 /// What the operator asked of engines.
@@ -33,11 +34,86 @@ pub struct EngineOptions {
 }
 
 /// Makes the engine for one graph.
+///
+/// # Errors
+/// When the device asked for is not there or refuses the model.
 pub fn select(
     graph: &Arc<Graph>,
     parameters: Parameters,
     options: &EngineOptions,
 ) -> Result<Box<dyn Engine>, EngineError> {
-    let _ = (graph, parameters, options);
-    unimplemented!()
+    let device = match options.device {
+        DeviceChoice::Cpu => Device::Cpu,
+        DeviceChoice::Cuda(index) => cuda(index)?,
+        DeviceChoice::Auto if !candle_core::utils::cuda_is_available() => Device::Cpu,
+        DeviceChoice::Auto => cuda(0).unwrap_or_else(|error| {
+            tracing::warn!(%error, "no GPU answers; running on the CPU");
+            Device::Cpu
+        }),
+    };
+    let Precision::F32 = options.precision;
+    let info = EngineInfo {
+        engine: "candle",
+        precision: "f32",
+        isa: isa(&device),
+        device: match device.location() {
+            candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+            _ => "cpu".to_owned(),
+        },
+    };
+    Ok(Box::new(CandleEngine::new(
+        graph, parameters, device, info,
+    )?))
+}
+
+fn cuda(index: usize) -> Result<Device, EngineError> {
+    if !candle_core::utils::cuda_is_available() {
+        return Err(EngineError::Unavailable(
+            "this build has no CUDA; use --device cpu, or build with --features cuda,cudnn".into(),
+        ));
+    }
+    Device::new_cuda(index)
+        .map_err(|e| EngineError::Unavailable(format!("GPU cuda:{index} does not answer: {e}")))
+}
+
+/// The widest instruction set that candle's matrix multiplication uses on this machine.
+fn isa(device: &Device) -> &'static str {
+    if device.is_cuda() {
+        return "cuda";
+    }
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+        return "avx2";
+    }
+    "portable"
+}
+
+impl std::str::FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let index = text.strip_prefix("cuda:").map(str::parse);
+        match (text, index) {
+            ("auto", _) => Ok(Self::Auto),
+            ("cpu", _) => Ok(Self::Cpu),
+            ("cuda", _) => Ok(Self::Cuda(0)),
+            (_, Some(Ok(index))) => Ok(Self::Cuda(index)),
+            _ => Err(format!(
+                "{text:?} is not a device; use auto, cpu, cuda or cuda:N"
+            )),
+        }
+    }
+}
+
+impl std::str::FromStr for Precision {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "f32" => Ok(Self::F32),
+            _ => Err(format!(
+                "{text:?} is not a precision this build has; use f32"
+            )),
+        }
+    }
 }

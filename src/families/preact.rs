@@ -61,7 +61,14 @@ impl Numbers {
         b.finish()
     }
 
-    fn block(&self, b: &mut Builder, name: &str, x: NodeId, channels: usize, stride: usize) -> NodeId {
+    fn block(
+        &self,
+        b: &mut Builder,
+        name: &str,
+        x: NodeId,
+        channels: usize,
+        stride: usize,
+    ) -> NodeId {
         let part = |leaf: &str| format!("{name}.{leaf}");
         let a = b.batch_norm(&part("bn1"), x);
         let a = b.relu(a);

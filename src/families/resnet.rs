@@ -112,7 +112,14 @@ impl Numbers {
         b.finish()
     }
 
-    fn block(&self, b: &mut Builder, name: &str, x: NodeId, planes: usize, stride: usize) -> NodeId {
+    fn block(
+        &self,
+        b: &mut Builder,
+        name: &str,
+        x: NodeId,
+        planes: usize,
+        stride: usize,
+    ) -> NodeId {
         let part = |leaf: &str| format!("{name}.{leaf}");
         let out_channels = match self.block {
             Block::Basic => planes,

@@ -47,7 +47,13 @@ fn graph(stages: [usize; 4], input: Shape, classes: usize) -> Result<Graph, Stri
 }
 
 /// Normalize and activate before each convolution; a projection reads the activated input.
-fn bottleneck(b: &mut Builder, name: &str, x: NodeId, out_channels: usize, stride: usize) -> NodeId {
+fn bottleneck(
+    b: &mut Builder,
+    name: &str,
+    x: NodeId,
+    out_channels: usize,
+    stride: usize,
+) -> NodeId {
     let part = |leaf: &str| format!("{name}.{leaf}");
     let width = out_channels / 4;
     let a = b.batch_norm(&part("norm1"), x);

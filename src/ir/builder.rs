@@ -193,8 +193,11 @@ fn output_shape(op: &Op, inputs: &[Shape]) -> Result<Shape, String> {
             groups,
             ..
         } => {
-            if in_channels != x.channels || in_channels % groups != 0 || out_channels % groups != 0 {
-                return Err(format!("{in_channels} channels in {groups} groups do not fit"));
+            if in_channels != x.channels || in_channels % groups != 0 || out_channels % groups != 0
+            {
+                return Err(format!(
+                    "{in_channels} channels in {groups} groups do not fit"
+                ));
             }
             let height = windows(x.height, kernel.0, stride, padding.0, false);
             let width = windows(x.width, kernel.1, stride, padding.1, false);
@@ -207,10 +210,17 @@ fn output_shape(op: &Op, inputs: &[Shape]) -> Result<Shape, String> {
         Op::Add if inputs[0] != inputs[1] => Err("the two shapes differ".into()),
         Op::Add => Ok(x),
         Op::Concat => {
-            if inputs.iter().any(|s| (s.height, s.width) != (x.height, x.width)) {
+            if inputs
+                .iter()
+                .any(|s| (s.height, s.width) != (x.height, x.width))
+            {
                 return Err("heights and widths differ".into());
             }
-            Ok(Shape::new(inputs.iter().map(|s| s.channels).sum(), x.height, x.width))
+            Ok(Shape::new(
+                inputs.iter().map(|s| s.channels).sum(),
+                x.height,
+                x.width,
+            ))
         }
         Op::MaxPool(window) => pooled(window),
         Op::AvgPool { window, .. } => pooled(window),

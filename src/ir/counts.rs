@@ -26,7 +26,12 @@ impl Graph {
         let parameters = self
             .parameters()
             .iter()
-            .filter(|p| !matches!(p.kind, ParameterKind::RunningMean | ParameterKind::RunningVar))
+            .filter(|p| {
+                !matches!(
+                    p.kind,
+                    ParameterKind::RunningMean | ParameterKind::RunningVar
+                )
+            })
             .map(|p| p.shape.iter().product::<usize>() as u64)
             .sum();
         let macs = self
@@ -60,7 +65,12 @@ impl Graph {
             DepthRule::LongestPath => {
                 let mut depths: Vec<usize> = Vec::with_capacity(self.nodes().len());
                 for node in self.nodes() {
-                    let before = node.inputs.iter().map(|i| depths[i.index()]).max().unwrap_or(0);
+                    let before = node
+                        .inputs
+                        .iter()
+                        .map(|i| depths[i.index()])
+                        .max()
+                        .unwrap_or(0);
                     depths.push(before + usize::from(node.op.is_weighted()));
                 }
                 depths.last().copied().unwrap_or(0)

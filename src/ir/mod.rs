@@ -13,4 +13,4 @@ pub use builder::Builder;
 pub use counts::{Counts, DepthRule};
 pub use graph::{Graph, Node, NodeId, Parameter, ParameterKind};
 pub use node::{Op, Pool2d};
-pub use shape::Shape;
+pub use shape::{Shape, windows};

@@ -26,7 +26,10 @@ pub enum Op {
         bias: bool,
     },
     /// Inference-time batch normalization: `(x - mean) / sqrt(var + eps) * weight + bias` per channel.
-    BatchNorm { channels: usize, eps: f64 },
+    BatchNorm {
+        channels: usize,
+        eps: f64,
+    },
     Relu,
     /// Element-wise sum of two inputs of one shape.
     Add,
@@ -39,13 +42,21 @@ pub enum Op {
         count_include_pad: bool,
     },
     /// Average pooling to a fixed output size, with PyTorch's window borders `floor(i*n/out) .. ceil((i+1)*n/out)`.
-    AdaptiveAvgPool { output: (usize, usize) },
+    AdaptiveAvgPool {
+        output: (usize, usize),
+    },
     /// Every `stride`-th pixel of every `stride`-th row (shortcut A of He et al. 2015, 4.2).
-    Subsample { stride: usize },
+    Subsample {
+        stride: usize,
+    },
     /// `extra` channels of zeros after the existing ones (shortcut A).
-    PadChannels { extra: usize },
+    PadChannels {
+        extra: usize,
+    },
     /// Multiplication by a constant (residual scaling, stochastic depth's survival probability).
-    Scale { factor: f64 },
+    Scale {
+        factor: f64,
+    },
     /// `[c, h, w]` to `[c*h*w, 1, 1]`.
     Flatten,
     /// Weight `[out_features, in_features]`, bias `[out_features]`; the input is flat.

@@ -21,7 +21,11 @@ pub trait Classify: Send + Sync + 'static {
     fn admit(&self, model: Option<&str>, images: usize) -> Result<Admission, Error>;
 
     /// Classifies the images under an admission. Dropping the future withdraws the images still queued.
-    fn classify(&self, admission: Admission, request: Request) -> BoxFuture<'_, Result<Reply, Error>>;
+    fn classify(
+        &self,
+        admission: Admission,
+        request: Request,
+    ) -> BoxFuture<'_, Result<Reply, Error>>;
 
     /// Every model known, serving or not, by name.
     fn models(&self) -> Vec<ModelStatus>;
@@ -36,6 +40,7 @@ pub struct Admission {
     pub ticket: Ticket,
 }
 
+#[derive(Debug)]
 pub struct ServedModel {}
 
 /// Images of one request; the model is in the [`Admission`].
