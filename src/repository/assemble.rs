@@ -100,9 +100,11 @@ fn graph(
         .and_then(|node| weights.shapes().get(&format!("{}.weight", node.name)))
         .and_then(|shape| shape.first().copied());
     match rows {
-        Some(classes) if !(1..=MAX_CLASSES).contains(&classes) => Err(RepositoryError::Misfit(format!(
-            "the classifier in the weights has {classes} classes; expected 1 to {MAX_CLASSES}"
-        ))),
+        Some(classes) if !(1..=MAX_CLASSES).contains(&classes) => {
+            Err(RepositoryError::Misfit(format!(
+                "the classifier in the weights has {classes} classes; expected 1 to {MAX_CLASSES}"
+            )))
+        }
         Some(classes) if classes != graph.classes() => build(classes),
         _ => Ok(graph),
     }

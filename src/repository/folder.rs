@@ -87,10 +87,13 @@ impl Manifest {
     ) -> Result<Description, RepositoryError> {
         let architecture = assemble::architecture(&self.architecture)?;
         let preprocessing = self.preprocess.over(architecture).map_err(&misfit)?;
-        let version = self.version.unwrap_or_else(|| assemble::FIRST_VERSION.to_owned());
+        let version = self
+            .version
+            .unwrap_or_else(|| assemble::FIRST_VERSION.to_owned());
         if !source::is_word(&version, 64) {
             return Err(misfit(
-                "version has characters other than A-Z a-z 0-9 . _ - or is not 1 to 64 of them".to_owned(),
+                "version has characters other than A-Z a-z 0-9 . _ - or is not 1 to 64 of them"
+                    .to_owned(),
             ));
         }
         Ok(Description {
@@ -145,7 +148,10 @@ pub(super) fn read_text(path: &Path) -> Result<String, RepositoryError> {
         .and_then(|file| file.take(MAX_TEXT + 1).read_to_string(&mut text))
         .map_err(|e| RepositoryError::file(path, format!("cannot be read: {e}")))?;
     if text.len() as u64 > MAX_TEXT {
-        return Err(RepositoryError::file(path, format!("is larger than {MAX_TEXT} bytes")));
+        return Err(RepositoryError::file(
+            path,
+            format!("is larger than {MAX_TEXT} bytes"),
+        ));
     }
     Ok(text)
 }

@@ -93,8 +93,8 @@ impl Client {
             .with_endpoint(endpoint(config))
             .with_retries(RETRIES)
             .with_user_agent("resnetd", env!("CARGO_PKG_VERSION"));
-        if config.token.is_some() {
-            builder = builder.with_token(config.token.clone());
+        if let Some(token) = &config.token {
+            builder = builder.with_token(Some(token.trim().to_owned()));
         }
         let api = if config.offline {
             None
@@ -114,7 +114,10 @@ impl Client {
             .ok_or_else(|| self.absent(CONFIG, revision))?;
         // snapshots/COMMIT/config.json; the weights are those of the same commit, even if the branch moves meanwhile
         let commit = config.parent().and_then(Path::file_name);
-        let commit = commit.and_then(|name| name.to_str()).unwrap_or(revision).to_owned();
+        let commit = commit
+            .and_then(|name| name.to_str())
+            .unwrap_or(revision)
+            .to_owned();
         for name in WEIGHTS {
             if let Some(weights) = self.file(&commit, name, ticker)? {
                 return Ok(Snapshot {
@@ -129,7 +132,9 @@ impl Client {
 
     fn absent(&self, file: &str, revision: &str) -> String {
         if self.api.is_some() {
-            return format!("the hub has no {file} of that name at revision {revision}; check the spelling");
+            return format!(
+                "the hub has no {file} of that name at revision {revision}; check the spelling"
+            );
         }
         format!(
             "{file} of revision {revision} is not in the cache {}, and the hub is not asked while HF_HUB_OFFLINE is set",
@@ -164,15 +169,25 @@ impl Client {
             }
         };
         // both become file names in the cache
-        if ![metadata.etag(), metadata.commit_hash()].iter().all(|word| is_hash(word)) {
+        if ![metadata.etag(), metadata.commit_hash()]
+            .iter()
+            .all(|word| is_hash(word))
+        {
             return Err("the hub's answer has an ETag or commit that is not a hash".to_owned());
         }
         let path = cache.pointer_path(metadata.commit_hash()).join(name);
         if path.exists() {
-            cache.create_ref(metadata.commit_hash()).map_err(|e| self.unwritable(&e))?;
+            cache
+                .create_ref(metadata.commit_hash())
+                .map_err(|e| self.unwritable(&e))?;
             return Ok(Some(path));
         }
-        tracing::info!(repo = self.repo, file = name, bytes = metadata.size(), "downloading");
+        tracing::info!(
+            repo = self.repo,
+            file = name,
+            bytes = metadata.size(),
+            "downloading"
+        );
         let path = remote
             .download_with_progress(name, ticker.clone())
             .map_err(|error| match error {
@@ -184,7 +199,10 @@ impl Client {
             // a cut transfer must not stay in the cache as the file
             let _ = std::fs::canonicalize(&path).and_then(std::fs::remove_file);
             let _ = std::fs::remove_file(&path);
-            return Err(format!("{name} came with {found} of {} bytes", metadata.size()));
+            return Err(format!(
+                "{name} came with {found} of {} bytes",
+                metadata.size()
+            ));
         }
         Ok(Some(path))
     }
@@ -207,7 +225,10 @@ fn is_commit(revision: &str) -> bool {
 }
 
 fn is_hash(word: &str) -> bool {
-    (1..=200).contains(&word.len()) && word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    (1..=200).contains(&word.len())
+        && word
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 
 /// The HTTP status that made a request fail; `None` when no answer came.

@@ -27,7 +27,10 @@ pub(super) fn parse(text: &str) -> Result<Vec<String>, String> {
     lines
         .enumerate()
         .map(|(i, line)| match line.trim() {
-            "" => Err(format!("line {} is empty; each line names one class", i + 1)),
+            "" => Err(format!(
+                "line {} is empty; each line names one class",
+                i + 1
+            )),
             label if label.len() > LONGEST => {
                 Err(format!("line {} is longer than {LONGEST} bytes", i + 1))
             }

@@ -93,7 +93,10 @@ pub enum RepositoryError {
 }
 
 fn known(near: &[&str]) -> String {
-    format!("the nearest are {} (`resnetd models` lists all)", near.join(", "))
+    format!(
+        "the nearest are {} (`resnetd models` lists all)",
+        near.join(", ")
+    )
 }
 
 impl RepositoryError {

@@ -93,7 +93,8 @@ fn hub_source(text: &str) -> Result<Source, RepositoryError> {
     // both become parts of URLs and of paths in the cache
     let plain = |part: &str| is_word(part, 96) && !part.contains("..") && !part.starts_with('.');
     let parts: Vec<&str> = repo.split('/').collect();
-    let repo_fits = parts.len() <= 2 && parts.iter().all(|part| plain(part) && !part.contains("--"));
+    let repo_fits =
+        parts.len() <= 2 && parts.iter().all(|part| plain(part) && !part.contains("--"));
     let revision_fits = revision.is_none_or(|r| r.len() <= 200 && r.split('/').all(plain));
     if !repo_fits || !revision_fits {
         return Err(RepositoryError::Spec(format!(
@@ -136,7 +137,9 @@ pub(super) fn is_word(text: &str, longest: usize) -> bool {
 /// # Errors
 /// When `dir` cannot be read.
 pub fn scan(dir: &Path) -> Result<Vec<ModelSpec>, RepositoryError> {
-    let failed = |e: std::io::Error| RepositoryError::file(dir, format!("cannot read the model directory: {e}"));
+    let failed = |e: std::io::Error| {
+        RepositoryError::file(dir, format!("cannot read the model directory: {e}"))
+    };
     let mut specs = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(failed)? {
         let entry = entry.map_err(failed)?;

@@ -45,9 +45,12 @@ pub(super) fn describe(
         repo: repo.to_owned(),
         reason: format!("config.json {reason}"),
     };
-    let card: Card = serde_json::from_str(&text).map_err(|e| misfit(format!("is not timm's: {e}")))?;
+    let card: Card =
+        serde_json::from_str(&text).map_err(|e| misfit(format!("is not timm's: {e}")))?;
     let name = card.architecture.ok_or_else(|| {
-        misfit("has no \"architecture\"; only repositories in timm's layout can be served".to_owned())
+        misfit(
+            "has no \"architecture\"; only repositories in timm's layout can be served".to_owned(),
+        )
     })?;
     let architecture = assemble::architecture(&name)?;
     let settings = card.pretrained_cfg.unwrap_or(card.top);
@@ -81,7 +84,9 @@ impl Settings {
         }
         let crop_pct = self.crop_pct.unwrap_or(0.875);
         if !(crop_pct > 0.0 && crop_pct <= 1.0) {
-            return Err(format!("has crop_pct {crop_pct}; expected a share of the side, up to 1"));
+            return Err(format!(
+                "has crop_pct {crop_pct}; expected a share of the side, up to 1"
+            ));
         }
         let interpolation = self.interpolation.as_deref().unwrap_or("bicubic");
         let settings = Preprocessing {

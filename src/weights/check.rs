@@ -29,8 +29,11 @@ impl Parameters {
             let read = source.read(&parameter.name)?;
             let expected = parameter.shape.iter().product::<usize>();
             if read.len() != expected {
-                let reason = format!("it holds {} values, expected {expected}", read.len());
-                return Err(WeightsError::format(parameter.name, reason));
+                return Err(WeightsError::Length {
+                    name: parameter.name,
+                    found: read.len(),
+                    expected,
+                });
             }
             values.insert(parameter.name, read);
         }
@@ -102,9 +105,10 @@ const SHOWN: usize = 10;
 
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let misshaped = self.misshaped.iter().map(|r| {
-            format!("{} is {:?}, expected {:?}", r.name, r.found, r.expected)
-        });
+        let misshaped = self
+            .misshaped
+            .iter()
+            .map(|r| format!("{} is {:?}, expected {:?}", r.name, r.found, r.expected));
         let lists = [
             ("missing", self.missing.clone()),
             ("unexpected", self.unexpected.clone()),

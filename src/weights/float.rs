@@ -32,5 +32,10 @@ impl Float {
 }
 
 fn map<const N: usize>(bytes: &[u8], convert: impl Fn([u8; N]) -> f32) -> Vec<f32> {
-    bytes.as_chunks().0.iter().map(|&value| convert(value)).collect()
+    bytes
+        .as_chunks()
+        .0
+        .iter()
+        .map(|&value| convert(value))
+        .collect()
 }

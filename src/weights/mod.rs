@@ -37,7 +37,10 @@ pub trait WeightSource {
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
     #[error("the weight file {path} cannot be read: {source}")]
-    Io { path: PathBuf, source: std::io::Error },
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     /// The bytes are not what the format says; `origin` is the path, or words for an embedded file.
     #[error("the weight file {origin} cannot be used: {reason}")]
     Format { origin: String, reason: String },
@@ -55,6 +58,13 @@ pub enum WeightsError {
     Mismatch(Box<Mismatch>),
     #[error("the weights hold no tensor {0:?}")]
     UnknownTensor(String),
+    /// A source that breaks its own word on a shape.
+    #[error("tensor {name:?} has {found} values, expected {expected}")]
+    Length {
+        name: String,
+        found: usize,
+        expected: usize,
+    },
 }
 
 impl WeightsError {

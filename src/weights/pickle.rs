@@ -86,7 +86,8 @@ impl Function {
             ("torch", "DoubleStorage") => Self::Storage(Some(Float::F64)),
             (
                 "torch",
-                "BoolStorage" | "ByteStorage" | "CharStorage" | "ShortStorage" | "IntStorage" | "LongStorage",
+                "BoolStorage" | "ByteStorage" | "CharStorage" | "ShortStorage" | "IntStorage"
+                | "LongStorage",
             ) => Self::Storage(None),
             // what optimizers and schedulers leave beside the weights
             ("collections", "defaultdict" | "Counter")
@@ -248,19 +249,22 @@ impl<'a> Machine<'a> {
         let storage = match self.tuple(id) {
             Some([_, class, name, _, len]) => {
                 match (self.value(*class), self.value(*name), self.int(*len)) {
-                    (Some(Value::Function(Function::Storage(float))), Some(Value::Text(name)), Some(len)) => {
-                        Some(Value::Storage {
-                            float: *float,
-                            name: name.clone(),
-                            len,
-                        })
-                    }
+                    (
+                        Some(Value::Function(Function::Storage(float))),
+                        Some(Value::Text(name)),
+                        Some(len),
+                    ) => Some(Value::Storage {
+                        float: *float,
+                        name: name.clone(),
+                        len,
+                    }),
                     _ => None,
                 }
             }
             _ => None,
         };
-        let storage = storage.ok_or_else(|| damaged("a storage is not described as torch.save does"))?;
+        let storage =
+            storage.ok_or_else(|| damaged("a storage is not described as torch.save does"))?;
         self.push(storage);
         Ok(())
     }
@@ -297,7 +301,8 @@ impl<'a> Machine<'a> {
         let Some(Value::Storage { float, name, len }) = self.value(storage) else {
             return None;
         };
-        let sizes = |id| -> Option<Vec<usize>> { self.tuple(id)?.iter().map(|&i| self.int(i)).collect() };
+        let sizes =
+            |id| -> Option<Vec<usize>> { self.tuple(id)?.iter().map(|&i| self.int(i)).collect() };
         Some(TensorInfo {
             storage: name.clone(),
             storage_len: *len,
@@ -331,16 +336,24 @@ impl<'a> Machine<'a> {
         if self.stack.len() <= floor {
             return Err(damaged("its stack is empty"));
         }
-        self.stack.pop().ok_or_else(|| damaged("its stack is empty"))
+        self.stack
+            .pop()
+            .ok_or_else(|| damaged("its stack is empty"))
     }
 
     fn pop_to_mark(&mut self) -> Result<Vec<Id>, String> {
-        let mark = self.marks.pop().ok_or_else(|| damaged("a mark is missing"))?;
+        let mark = self
+            .marks
+            .pop()
+            .ok_or_else(|| damaged("a mark is missing"))?;
         Ok(self.stack.split_off(mark.min(self.stack.len())))
     }
 
     fn remember(&mut self, slot: u32) -> Result<(), String> {
-        let &top = self.stack.last().ok_or_else(|| damaged("its stack is empty"))?;
+        let &top = self
+            .stack
+            .last()
+            .ok_or_else(|| damaged("its stack is empty"))?;
         self.memo.insert(slot, top);
         Ok(())
     }
@@ -355,7 +368,10 @@ impl<'a> Machine<'a> {
     }
 
     fn take(&mut self, n: usize) -> Result<&'a [u8], String> {
-        let (taken, rest) = self.rest.split_at_checked(n).ok_or_else(|| damaged("it ends early"))?;
+        let (taken, rest) = self
+            .rest
+            .split_at_checked(n)
+            .ok_or_else(|| damaged("it ends early"))?;
         self.rest = rest;
         Ok(taken)
     }
@@ -415,7 +431,9 @@ impl Machine<'_> {
         let tensors: Vec<_> = items
             .iter()
             .filter_map(|&(key, value)| match (self.value(key), self.value(value)) {
-                (Some(Value::Text(name)), Some(Value::Tensor(tensor))) => Some((name.clone(), tensor.clone())),
+                (Some(Value::Text(name)), Some(Value::Tensor(tensor))) => {
+                    Some((name.clone(), tensor.clone()))
+                }
                 _ => None,
             })
             .collect();

@@ -57,13 +57,16 @@ impl PthSource {
             return Ok(Rc::clone(values));
         }
         let name = format!("{}/data/{}", self.folder, tensor.storage);
-        let size = tensor.storage_len as u64 * float.size() as u64;
+        let size = (tensor.storage_len as u64)
+            .checked_mul(float.size() as u64)
+            .ok_or("its storage claims more bytes than there can be")?;
         let bytes = entry(&mut self.archive.borrow_mut(), &name, size)?;
         if (bytes.len() as u64) < size {
             return Err(format!("{name} has {} bytes, expected {size}", bytes.len()));
         }
         let values = Rc::new(float.decode(&bytes));
-        self.last.replace(Some((tensor.storage.clone(), Rc::clone(&values))));
+        self.last
+            .replace(Some((tensor.storage.clone(), Rc::clone(&values))));
         Ok(values)
     }
 }
@@ -76,8 +79,12 @@ impl WeightSource for PthSource {
     fn read(&self, name: &str) -> Result<Vec<f32>, WeightsError> {
         let (float, tensor) = self.table.entry(name)?;
         self.storage(*float, tensor)
-            .and_then(|storage| gather(&storage, tensor).ok_or_else(|| "it lies outside its storage".to_owned()))
-            .map_err(|reason| WeightsError::format(&self.origin, format!("tensor {name:?}: {reason}")))
+            .and_then(|storage| {
+                gather(&storage, tensor).ok_or_else(|| "it lies outside its storage".to_owned())
+            })
+            .map_err(|reason| {
+                WeightsError::format(&self.origin, format!("tensor {name:?}: {reason}"))
+            })
     }
 }
 
@@ -91,7 +98,9 @@ fn parse(file: File) -> Result<(Archive, String, Table<(Float, TensorInfo)>), St
         .ok_or("it is a zip archive without data.pkl, so not written by torch.save")?;
     let order = format!("{folder}/byteorder");
     if archive.index_for_name(&order).is_some() && entry(&mut archive, &order, 16)? != b"little" {
-        return Err("it was written on a big-endian machine; only little-endian files are read".to_owned());
+        return Err(
+            "it was written on a big-endian machine; only little-endian files are read".to_owned(),
+        );
     }
     let description = entry(&mut archive, &format!("{folder}/data.pkl"), MAX_PICKLE + 1)?;
     if description.len() as u64 > MAX_PICKLE {
@@ -101,7 +110,9 @@ fn parse(file: File) -> Result<(Archive, String, Table<(Float, TensorInfo)>), St
     for (name, tensor) in pickle::state_dict(&description)? {
         let Some(float) = tensor.float else { continue };
         if !lies_inside(&tensor) {
-            return Err(format!("tensor {name:?} does not lie inside its storage"));
+            return Err(format!(
+                "tensor {name:?} does not fit into its storage, each value in a place of its own"
+            ));
         }
         table.insert(&name, tensor.shape.clone(), (float, tensor))?;
     }
@@ -110,10 +121,13 @@ fn parse(file: File) -> Result<(Archive, String, Table<(Float, TensorInfo)>), St
 
 /// At most `limit` bytes of one file of the archive, whatever size it claims.
 fn entry(archive: &mut Archive, name: &str, limit: u64) -> Result<Vec<u8>, String> {
-    let failed = |e: &dyn std::fmt::Display| format!("{name} cannot be read from the archive ({e})");
+    let failed =
+        |e: &dyn std::fmt::Display| format!("{name} cannot be read from the archive ({e})");
     let file = archive.by_name(name).map_err(|e| failed(&e))?;
     let mut bytes = Vec::new();
-    file.take(limit).read_to_end(&mut bytes).map_err(|e| failed(&e))?;
+    file.take(limit)
+        .read_to_end(&mut bytes)
+        .map_err(|e| failed(&e))?;
     Ok(bytes)
 }
 
@@ -123,7 +137,10 @@ fn lies_inside(tensor: &TensorInfo) -> bool {
     if tensor.shape.len() != tensor.strides.len() {
         return false;
     }
-    let values = tensor.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+    let values = tensor
+        .shape
+        .iter()
+        .try_fold(1usize, |n, &d| n.checked_mul(d));
     let end = tensor
         .shape
         .iter()

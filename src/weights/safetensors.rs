@@ -84,7 +84,10 @@ impl WeightSource for SafetensorsSource {
     fn read(&self, name: &str) -> Result<Vec<f32>, WeightsError> {
         let (float, place) = self.table.entry(name)?;
         let bytes = self.bytes.as_slice().get(place.clone()).ok_or_else(|| {
-            WeightsError::format(&self.origin, format!("tensor {name:?} lies outside the file"))
+            WeightsError::format(
+                &self.origin,
+                format!("tensor {name:?} lies outside the file"),
+            )
         })?;
         Ok(float.decode(bytes))
     }

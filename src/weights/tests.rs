@@ -18,7 +18,9 @@ fn net(classes: usize) -> Graph {
 }
 
 fn data(file: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/weights").join(file)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/data/weights")
+        .join(file)
 }
 
 fn refusal(file: &str) -> String {
@@ -54,7 +56,8 @@ fn every_form_holds_the_same_values() {
     let graph = net(5);
     for file in files {
         let source = open(&data(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
-        let parameters = Parameters::load(&graph, &*source).unwrap_or_else(|e| panic!("{file}: {e}"));
+        let parameters =
+            Parameters::load(&graph, &*source).unwrap_or_else(|e| panic!("{file}: {e}"));
         for parameter in graph.parameters() {
             let count: usize = parameter.shape.iter().product();
             let expected: Vec<f32> = (0..count)
@@ -72,8 +75,15 @@ fn embedded_bytes_are_read_like_a_file() {
     let source = embedded(bytes).unwrap();
     let opened = open(&data("plain.safetensors")).unwrap();
     assert_eq!(source.shapes(), opened.shapes());
-    assert_eq!(source.shapes().len(), 7, "the integer step counter is left out");
-    assert_eq!(source.read("fc.bias").unwrap(), opened.read("fc.bias").unwrap());
+    assert_eq!(
+        source.shapes().len(),
+        7,
+        "the integer step counter is left out"
+    );
+    assert_eq!(
+        source.read("fc.bias").unwrap(),
+        opened.read("fc.bias").unwrap()
+    );
     assert!(matches!(source.read("fc"), Err(WeightsError::UnknownTensor(name)) if name == "fc"));
     assert!(embedded(b"").is_err());
 }
@@ -94,13 +104,19 @@ fn old_forms_are_refused_with_the_line_that_converts_them() {
     tar[257..262].copy_from_slice(b"ustar");
     let tar = file(&tar);
     let text = open(tar.path()).err().unwrap().to_string();
-    assert!(text.contains("old tar form") && text.contains("weights_only=False"), "{text}");
+    assert!(
+        text.contains("old tar form") && text.contains("weights_only=False"),
+        "{text}"
+    );
 }
 
 #[test]
 fn python_objects_are_refused_by_name() {
     let text = refusal("function.pth");
-    assert!(text.contains("posix.system") && text.contains("torch.save(model.state_dict()"), "{text}");
+    assert!(
+        text.contains("posix.system") && text.contains("torch.save(model.state_dict()"),
+        "{text}"
+    );
     let text = refusal("module_object.pth");
     assert!(text.contains("torch.nn.modules.module.Module"), "{text}");
 }
@@ -110,13 +126,19 @@ fn what_is_no_weight_file_is_refused_with_its_path() {
     let folder = tempfile::tempdir().unwrap();
     let text = open(folder.path()).err().unwrap().to_string();
     assert!(text.contains("not a file"), "{text}");
-    let text = open(&folder.path().join("gone.pth")).err().unwrap().to_string();
+    let text = open(&folder.path().join("gone.pth"))
+        .err()
+        .unwrap()
+        .to_string();
     assert!(text.contains("gone.pth cannot be read"), "{text}");
     for (bytes, reason) in [
         (&b""[..], "it is empty"),
         (b"hello, this is text", "neither a safetensors file nor"),
         (b"PK\x03\x04 and no more", "not a whole zip archive"),
-        (b"\xff\x00\x00\x00\x00\x00\x00\x00{}", "not a whole safetensors file"),
+        (
+            b"\xff\x00\x00\x00\x00\x00\x00\x00{}",
+            "not a whole safetensors file",
+        ),
     ] {
         let file = file(bytes);
         let text = open(file.path()).err().unwrap().to_string();
@@ -136,14 +158,99 @@ fn a_file_cut_off_anywhere_is_refused() {
     }
 }
 
+/// A copy of a PyTorch file, compressed, with each entry's content passed through `edit` (`None` leaves it out).
+fn rezipped(name: &str, edit: impl Fn(&str, Vec<u8>) -> Option<Vec<u8>>) -> Vec<u8> {
+    let mut archive = zip::ZipArchive::new(File::open(data(name)).unwrap()).unwrap();
+    let mut copy = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    for i in 0..archive.len() {
+        let mut entry = archive.by_index(i).unwrap();
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content).unwrap();
+        let name = entry.name().unwrap().into_owned();
+        if let Some(content) = edit(&name, content) {
+            copy.start_file(name, zip::write::SimpleFileOptions::default())
+                .unwrap();
+            std::io::Write::write_all(&mut copy, &content).unwrap();
+        }
+    }
+    copy.finish().unwrap().into_inner()
+}
+
+/// What opening and reading `fc.weight` of a file gives.
+fn classifier(bytes: &[u8]) -> Result<Vec<f32>, String> {
+    let source = open(file(bytes).path()).map_err(|e| e.to_string())?;
+    source.read("fc.weight").map_err(|e| e.to_string())
+}
+
 #[test]
-fn big_endian_files_are_refused() {
-    let mut bytes = std::fs::read(data("plain.pth")).unwrap();
-    let at = bytes.windows(6).position(|w| w == b"little").unwrap();
-    bytes[at..at + 6].copy_from_slice(b"bigbig");
-    let text = open(file(&bytes).path()).err().unwrap().to_string();
-    // the archive's checksum speaks first
-    assert!(text.contains("byteorder") || text.contains("big-endian"), "{text}");
+fn archives_are_read_and_refused_by_their_entries() {
+    let whole = classifier(&rezipped("plain.pth", |_, content| Some(content))).unwrap();
+    assert_eq!(whole.len(), 20);
+    // files from before 2.1 do not state their byte order
+    let older = rezipped("plain.pth", |name, content| {
+        (!name.ends_with("byteorder")).then_some(content)
+    });
+    assert_eq!(classifier(&older).unwrap(), whole);
+    let replaced = |end: &'static str, content: &'static [u8]| {
+        rezipped("plain.pth", move |name, old| {
+            Some(if name.ends_with(end) {
+                content.to_vec()
+            } else {
+                old
+            })
+        })
+    };
+    for (bytes, reason) in [
+        (replaced("byteorder", b"big"), "big-endian"),
+        (replaced("data/6", b"short"), "has 5 bytes, expected 80"),
+        (replaced("data.pkl", b""), "ends early"),
+        (replaced("data.pkl", b"\x80\x02}q\x00."), "holds no tensors"),
+        (replaced("data.pkl", b"\x80\x02K\x01."), "no state dict"),
+        (replaced("data.pkl", b"\x80\x04}."), "protocol 4"),
+        (replaced("data.pkl", b"cos\nsystem\n."), "os.system"),
+        (
+            rezipped("plain.pth", |name, old| {
+                (!name.ends_with("data.pkl")).then_some(old)
+            }),
+            "without data.pkl",
+        ),
+        (
+            rezipped("plain.pth", |name, old| {
+                (!name.ends_with("data/6")).then_some(old)
+            }),
+            "data/6 cannot be read",
+        ),
+    ] {
+        let text = classifier(&bytes).unwrap_err();
+        assert!(text.contains(reason), "{text}");
+    }
+}
+
+#[test]
+fn a_tensor_larger_than_its_storage_is_refused() {
+    let text = refusal("expanded.pth");
+    assert!(
+        text.contains("\"fc.weight\" does not fit into its storage"),
+        "{text}"
+    );
+}
+
+#[test]
+fn neither_depth_nor_sharing_in_a_pickle_exhausts_anything() {
+    let mut deep = b")".to_vec();
+    deep.resize(1_000_000, 0x85);
+    deep.push(b'.');
+    assert!(pickle::state_dict(&deep).is_err());
+    // each pair holds the one before it twice: 2^20000 values if they were copied
+    let mut wide = b")q\0".to_vec();
+    for _ in 0..20_000 {
+        wide.extend(b"h\0h\0\x86q\0");
+    }
+    wide.push(b'.');
+    assert!(pickle::state_dict(&wide).is_err());
+    // a dict that holds itself under the key that is followed
+    let cycle = b"}q\0X\x05\0\0\0modelh\0s.";
+    assert!(pickle::state_dict(cycle).is_err());
 }
 
 #[test]
@@ -157,7 +264,9 @@ fn a_misfit_lists_every_difference() {
     b.linear("fc", x, 7);
     let error = Parameters::load(&b.finish().unwrap(), &*source).unwrap_err();
     let text = error.to_string();
-    assert!(matches!(error, WeightsError::Mismatch(m) if m.missing.len() == 4 && m.unexpected.len() == 4));
+    assert!(
+        matches!(error, WeightsError::Mismatch(m) if m.missing.len() == 4 && m.unexpected.len() == 4)
+    );
     for part in [
         "4 missing (norm.bias, norm.running_mean, norm.running_var, norm.weight)",
         "4 unexpected (bn1.bias, ",
@@ -174,8 +283,13 @@ fn a_long_misfit_stays_short() {
     for i in 0..500 {
         x = b.conv(&format!("layer{i}"), x, 3, 3, 1);
     }
-    let text = Parameters::load(&b.finish().unwrap(), &*source).unwrap_err().to_string();
-    assert!(text.contains("500 missing (layer0.weight, ") && text.contains(", ...)"), "{text}");
+    let text = Parameters::load(&b.finish().unwrap(), &*source)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        text.contains("500 missing (layer0.weight, ") && text.contains(", ...)"),
+        "{text}"
+    );
     assert!(text.len() < 600, "{text}");
 }
 
@@ -256,16 +370,17 @@ proptest! {
     fn corrupt_pickles_never_panic(
         edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
     ) {
-        let file = std::fs::File::open(data("nested.pth")).unwrap();
-        let mut archive = zip::ZipArchive::new(file).unwrap();
-        let mut pickle = Vec::new();
-        archive.by_name("nested/data.pkl").unwrap().read_to_end(&mut pickle).unwrap();
-        prop_assert!(pickle::state_dict(&pickle).is_ok());
-        for (at, value) in edits {
-            let at = at.index(pickle.len());
-            pickle[at] = value;
-        }
-        let _ = pickle::state_dict(&pickle);
+        let corrupt = |name: &str, mut content: Vec<u8>| {
+            if name.ends_with("data.pkl") {
+                for (at, value) in &edits {
+                    let at = at.index(content.len());
+                    content[at] = *value;
+                }
+            }
+            Some(content)
+        };
+        exhaust(&rezipped("nested.pth", corrupt));
+        exhaust(&rezipped("strided.pth", corrupt));
     }
 
     #[test]

@@ -62,6 +62,7 @@ torch.save(views, "strided.pth")  # one shared storage with offsets, a transpose
 
 torch.save(ordered, "legacy.pth", _use_new_zipfile_serialization=False)
 torch.save(module, "module_object.pth")
+torch.save({"fc.weight": torch.ones(1).expand(5, 4)}, "expanded.pth")
 torch.save({"state_dict": tensors, "hook": os.system}, "function.pth")
 
 save_file(tensors | {"bn1.num_batches_tracked": torch.tensor(17)}, "plain.safetensors")
