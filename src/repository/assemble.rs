@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::folder::Provenance;
-use super::{LoadedModel, RepositoryError, labels, preprocess};
+use super::{LoadedModel, RepositoryError, labels};
 use crate::engine::{EngineOptions, select};
 use crate::families::{self, Architecture};
 use crate::imaging::Preprocessing;
@@ -33,7 +33,7 @@ pub(super) fn describe_file(name: &str, path: &Path) -> Result<Description, Repo
         version: FIRST_VERSION.to_owned(),
         weights: weights::open(path)?,
         labels: None,
-        preprocessing: preprocess::default(architecture),
+        preprocessing: default_preprocessing(architecture),
         provenance: Provenance::default(),
     })
 }
@@ -49,7 +49,9 @@ pub(super) fn assemble(
         preprocessing,
         ..
     } = description;
-    preprocess::check(&preprocessing).map_err(RepositoryError::Misfit)?;
+    preprocessing
+        .validate()
+        .map_err(|e| RepositoryError::Misfit(e.to_string()))?;
     let graph = Arc::new(graph(architecture, preprocessing.crop as usize, &*weights)?);
     let parameters = Parameters::load(&graph, &*weights)?;
     drop(weights);
@@ -74,6 +76,27 @@ pub(super) fn assemble(
         provenance: description.provenance,
         engine,
     })
+}
+
+/// Evaluation settings of the data set the architecture was designed for, at its input size.
+pub(super) fn default_preprocessing(architecture: &Architecture) -> Preprocessing {
+    if architecture.input_size <= 32 {
+        return Preprocessing::cifar10();
+    }
+    let crop = u32::try_from(architecture.input_size).unwrap_or(Preprocessing::MAX_SIZE);
+    Preprocessing {
+        resize: resize_for(crop, DEFAULT_CROP),
+        crop,
+        ..Preprocessing::imagenet()
+    }
+}
+
+/// Share of the resized side that is kept, where nothing else is said: torchvision's 224 of 256, and timm's default.
+pub(super) const DEFAULT_CROP: f64 = 0.875;
+
+/// Side before the crop, as timm computes it.
+pub(super) fn resize_for(crop: u32, share: f64) -> u32 {
+    (f64::from(crop) / share).floor() as u32
 }
 
 /// Most classes a network may have: five times those of ImageNet-21k.

@@ -7,9 +7,9 @@ use std::path::{Component, Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::assemble::{self, Description};
-use super::{RepositoryError, labels, preprocess, source};
+use super::{RepositoryError, labels, source};
 use crate::families::Architecture;
-use crate::imaging::Preprocessing;
+use crate::imaging::{Interpolation, Preprocessing};
 use crate::weights::{self, WeightSource};
 
 const MANIFEST: &str = "model.toml";
@@ -36,7 +36,7 @@ pub(super) struct Manifest {
 struct PreprocessTable {
     resize: Option<u32>,
     crop: Option<u32>,
-    interpolation: Option<String>,
+    interpolation: Option<Interpolation>,
     mean: Option<[f32; 3]>,
     std: Option<[f32; 3]>,
 }
@@ -110,21 +110,18 @@ impl Manifest {
 impl PreprocessTable {
     /// These settings over the architecture's own.
     fn over(self, architecture: &Architecture) -> Result<Preprocessing, String> {
-        let default = preprocess::default(architecture);
+        let default = assemble::default_preprocessing(architecture);
         if self.resize.is_some() != self.crop.is_some() {
             return Err("preprocess has one of resize and crop; they belong together".to_owned());
         }
         let settings = Preprocessing {
             resize: self.resize.unwrap_or(default.resize),
             crop: self.crop.unwrap_or(default.crop),
-            interpolation: match self.interpolation {
-                Some(name) => preprocess::interpolation(&name)?,
-                None => default.interpolation,
-            },
+            interpolation: self.interpolation.unwrap_or(default.interpolation),
             mean: self.mean.unwrap_or(default.mean),
             std: self.std.unwrap_or(default.std),
         };
-        preprocess::check(&settings)?;
+        settings.validate().map_err(|e| e.to_string())?;
         Ok(settings)
     }
 }

@@ -19,7 +19,6 @@ mod embedded;
 mod folder;
 mod hub;
 mod labels;
-mod preprocess;
 mod source;
 mod timm;
 

@@ -2,11 +2,11 @@
 
 use serde::Deserialize;
 
+use super::RepositoryError;
 use super::assemble::{self, Description};
 use super::folder::{Provenance, read_text};
 use super::hub::{self, HubConfig};
-use super::{RepositoryError, preprocess};
-use crate::imaging::Preprocessing;
+use crate::imaging::{Interpolation, Preprocessing};
 use crate::weights;
 
 /// The part of config.json that matters here. Files of older timm versions have the settings at the top level.
@@ -25,7 +25,7 @@ struct Settings {
     input_size: Option<[u32; 3]>,
     crop_pct: Option<f64>,
     crop_mode: Option<String>,
-    interpolation: Option<String>,
+    interpolation: Option<Interpolation>,
     mean: Option<[f32; 3]>,
     std: Option<[f32; 3]>,
 }
@@ -60,7 +60,7 @@ pub(super) fn describe(
         weights: weights::open(&snapshot.weights)?,
         labels: card.label_names,
         preprocessing: settings
-            .over(preprocess::default(architecture))
+            .over(assemble::default_preprocessing(architecture))
             .map_err(misfit)?,
         provenance: Provenance {
             data: Some(format!("hf:{repo} at commit {}", snapshot.commit)),
@@ -82,22 +82,17 @@ impl Settings {
         if let Some(mode) = self.crop_mode.filter(|mode| mode != "center") {
             return Err(format!("has crop_mode {mode:?}; only center is supported"));
         }
-        let crop_pct = self.crop_pct.unwrap_or(0.875);
-        if !(crop_pct > 0.0 && crop_pct <= 1.0) {
-            return Err(format!(
-                "has crop_pct {crop_pct}; expected a share of the side, up to 1"
-            ));
-        }
-        let interpolation = self.interpolation.as_deref().unwrap_or("bicubic");
         let settings = Preprocessing {
-            resize: preprocess::resize_for(crop, crop_pct),
+            // a share of 0 or NaN yields a size that is refused below
+            resize: assemble::resize_for(crop, self.crop_pct.unwrap_or(assemble::DEFAULT_CROP)),
             crop,
-            interpolation: preprocess::interpolation(interpolation)
-                .map_err(|reason| format!("has a setting that is not supported: {reason}"))?,
+            interpolation: self.interpolation.unwrap_or(Interpolation::Bicubic),
             mean: self.mean.unwrap_or(default.mean),
             std: self.std.unwrap_or(default.std),
         };
-        preprocess::check(&settings).map_err(|reason| format!("cannot be used: {reason}"))?;
+        settings
+            .validate()
+            .map_err(|e| format!("cannot be used: {e}"))?;
         Ok(settings)
     }
 }
