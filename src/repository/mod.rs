@@ -1,75 +1,141 @@
 //! What is served: model folders, weight files, hub repositories and the embedded model, as loaded models.
+//!
+//! Each kind of source is read into a `Description` (architecture, weights, labels, preprocessing); from there on all
+//! are one: the graph is built for the classes the weights have, checked against them, and given to an engine.
 
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
-use crate::engine::{Engine, EngineOptions};
+use crate::engine::{Engine, EngineError, EngineOptions};
 use crate::families::Architecture;
 use crate::imaging::Preprocessing;
 use crate::ir::Graph;
+use crate::weights::WeightsError;
 
-/// One `--model NAME=SOURCE`, or a folder of `--model-dir`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ModelSpec {
-    /// Name in requests and metrics.
-    pub name: String,
-    pub source: Source,
-}
+mod assemble;
+mod embedded;
+mod folder;
+mod hub;
+mod labels;
+mod source;
+mod timm;
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// The model inside the binary.
-    Embedded,
-    /// A weight file; the model's name is then an architecture.
-    File(PathBuf),
-    /// A folder with model.toml.
-    Folder(PathBuf),
-    /// A repository of the Hugging Face hub.
-    Hub {
-        repo: String,
-        revision: Option<String>,
-    },
+pub use folder::Provenance;
+pub use hub::HubConfig;
+pub use source::{ModelSpec, Source, scan};
+
+/// How models are loaded.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    pub engine: EngineOptions,
+    pub hub: HubConfig,
 }
 
 /// A model ready to run.
 pub struct LoadedModel {
     pub name: String,
+    /// From model.toml; of a hub model the start of its commit; else `1`.
     pub version: String,
     pub architecture: &'static Architecture,
     pub graph: Arc<Graph>,
     /// One per class.
     pub labels: Vec<String>,
     pub preprocessing: Preprocessing,
+    /// Where the weights come from, as far as model.toml says.
+    pub provenance: Provenance,
     pub engine: Box<dyn Engine>,
+}
+
+impl LoadedModel {
+    /// Side of the square input image, in pixels.
+    pub fn input_size(&self) -> usize {
+        self.graph.input().height
+    }
+}
+
+impl fmt::Debug for LoadedModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadedModel")
+            .field("name", &self.name)
+            .field("version", &self.version)
+            .field("architecture", &self.architecture.name)
+            .field("engine", self.engine.info())
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum RepositoryError {
+    /// A name or source that is not written as it must be.
     #[error("{0}")]
-    Todo(String),
+    Spec(String),
+    /// A file or folder that cannot be read or does not hold what it should.
+    #[error("{path}: {reason}")]
+    File { path: PathBuf, reason: String },
+    #[error("unknown architecture {name:?}; {}", known(.near))]
+    Architecture {
+        name: String,
+        /// The most similar names there are.
+        near: Vec<&'static str>,
+    },
+    #[error("hf:{repo}: {reason}")]
+    Hub { repo: String, reason: String },
+    /// Parts that are right in themselves and do not belong together.
+    #[error("{0}")]
+    Misfit(String),
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
 }
 
-/// Parses `NAME=SOURCE`.
-///
-/// # Errors
-/// A sentence that says what was expected.
-impl std::str::FromStr for ModelSpec {
-    type Err = RepositoryError;
+fn known(near: &[&str]) -> String {
+    format!(
+        "the nearest are {} (`resnetd models` lists all)",
+        near.join(", ")
+    )
+}
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let _ = text;
-        unimplemented!()
+impl RepositoryError {
+    fn file(path: &Path, reason: impl ToString) -> Self {
+        Self::File {
+            path: path.to_owned(),
+            reason: reason.to_string(),
+        }
     }
 }
 
-/// The specs of every folder in `--model-dir`, by name.
-pub fn scan(dir: &std::path::Path) -> Result<Vec<ModelSpec>, RepositoryError> {
-    let _ = dir;
-    unimplemented!()
+/// Loads one model: reads its description, builds the graph, checks the weights, makes the engine.
+///
+/// Blocks on files, and on the network for a hub model.
+///
+/// # Errors
+/// What was wrong with which file or setting; the caller knows the model's name.
+pub fn load(spec: &ModelSpec, config: &Config) -> Result<LoadedModel, RepositoryError> {
+    let started = Instant::now();
+    source::check_name(&spec.name)?;
+    tracing::info!(model = spec.name, source = %spec.source, "loading");
+    let description = match &spec.source {
+        Source::Embedded => embedded::describe(),
+        Source::File(path) => assemble::describe_file(&spec.name, path),
+        Source::Folder(path) => folder::describe(path),
+        Source::Hub { repo, revision } => timm::describe(repo, revision.as_deref(), &config.hub),
+    }?;
+    let model = assemble::assemble(&spec.name, description, &config.engine)?;
+    tracing::info!(
+        model = model.name,
+        version = model.version,
+        architecture = model.architecture.name,
+        classes = model.labels.len(),
+        parameters = model.graph.counts().parameters,
+        device = model.engine.info().device,
+        ms = started.elapsed().as_millis() as u64,
+        "loaded"
+    );
+    Ok(model)
 }
 
-/// Loads one model: reads its description, builds the graph, checks the weights, makes the engine.
-pub fn load(spec: &ModelSpec, options: &EngineOptions) -> Result<LoadedModel, RepositoryError> {
-    let _ = (spec, options);
-    unimplemented!()
-}
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,154 @@
+//! Model folders: model.toml and the files it names.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Component, Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::assemble::{self, Description};
+use super::{RepositoryError, labels, source};
+use crate::families::Architecture;
+use crate::imaging::{Interpolation, Preprocessing};
+use crate::weights::{self, WeightSource};
+
+const MANIFEST: &str = "model.toml";
+/// Largest text file read: model.toml, labels, config.json.
+const MAX_TEXT: u64 = 16 << 20;
+
+/// What model.toml holds; paths are relative to its folder.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Manifest {
+    architecture: String,
+    weights: String,
+    labels: Option<String>,
+    version: Option<String>,
+    #[serde(default)]
+    preprocess: PreprocessTable,
+    #[serde(default)]
+    provenance: Provenance,
+}
+
+/// `[preprocess]`; what is absent is as the architecture has it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PreprocessTable {
+    resize: Option<u32>,
+    crop: Option<u32>,
+    interpolation: Option<Interpolation>,
+    mean: Option<[f32; 3]>,
+    std: Option<[f32; 3]>,
+}
+
+/// `[provenance]`: where the weights come from and what they are worth. Accuracies are in percent.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provenance {
+    pub data: Option<String>,
+    pub recipe: Option<String>,
+    pub epochs: Option<u32>,
+    pub seed: Option<u64>,
+    pub train_top1: Option<f64>,
+    pub test_top1: Option<f64>,
+    pub test_top5: Option<f64>,
+}
+
+/// Reads a folder's model.toml and opens the files it names.
+pub(super) fn describe(folder: &Path) -> Result<Description, RepositoryError> {
+    let path = folder.join(MANIFEST);
+    let misfit = |reason: String| RepositoryError::file(&path, reason);
+    let manifest = Manifest::parse(&read_text(&path)?).map_err(misfit)?;
+    let weights = inside(folder, &manifest.weights).map_err(|e| misfit(format!("weights {e}")))?;
+    let labels = match &manifest.labels {
+        Some(name) => {
+            let file = inside(folder, name).map_err(|e| misfit(format!("labels {e}")))?;
+            let labels = labels::parse(&read_text(&file)?);
+            Some(labels.map_err(|reason| RepositoryError::file(&file, reason))?)
+        }
+        None => None,
+    };
+    manifest.describe(weights::open(&weights)?, labels, misfit)
+}
+
+impl Manifest {
+    /// # Errors
+    /// In words with the line, for bad TOML and for keys and types that model.toml does not have.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|e| format!("{e}").trim_end().to_owned())
+    }
+
+    /// The description of the model whose files have been opened; `misfit` words the errors of the values.
+    pub(super) fn describe(
+        self,
+        weights: Box<dyn WeightSource>,
+        labels: Option<Vec<String>>,
+        misfit: impl Fn(String) -> RepositoryError,
+    ) -> Result<Description, RepositoryError> {
+        let architecture = assemble::architecture(&self.architecture)?;
+        let preprocessing = self.preprocess.over(architecture).map_err(&misfit)?;
+        let version = self
+            .version
+            .unwrap_or_else(|| assemble::FIRST_VERSION.to_owned());
+        if !source::is_word(&version, 64) {
+            return Err(misfit(
+                "version has characters other than A-Z a-z 0-9 . _ - or is not 1 to 64 of them"
+                    .to_owned(),
+            ));
+        }
+        Ok(Description {
+            architecture,
+            version,
+            weights,
+            labels,
+            preprocessing,
+            provenance: self.provenance,
+        })
+    }
+}
+
+impl PreprocessTable {
+    /// These settings over the architecture's own.
+    fn over(self, architecture: &Architecture) -> Result<Preprocessing, String> {
+        let default = assemble::default_preprocessing(architecture);
+        if self.resize.is_some() != self.crop.is_some() {
+            return Err("preprocess has one of resize and crop; they belong together".to_owned());
+        }
+        let settings = Preprocessing {
+            resize: self.resize.unwrap_or(default.resize),
+            crop: self.crop.unwrap_or(default.crop),
+            interpolation: self.interpolation.unwrap_or(default.interpolation),
+            mean: self.mean.unwrap_or(default.mean),
+            std: self.std.unwrap_or(default.std),
+        };
+        settings.validate().map_err(|e| e.to_string())?;
+        Ok(settings)
+    }
+}
+
+/// The path of a file in `folder`. Links in the folder are followed: whoever may place them may place files as well.
+fn inside(folder: &Path, name: &str) -> Result<PathBuf, String> {
+    let path = Path::new(name);
+    let mut parts = path.components().peekable();
+    if parts.peek().is_none() || !parts.all(|part| matches!(part, Component::Normal(_))) {
+        return Err(format!(
+            "is {name:?}; expected the path of a file inside the model folder, without .."
+        ));
+    }
+    Ok(folder.join(path))
+}
+
+/// Reads a text file of bounded size.
+pub(super) fn read_text(path: &Path) -> Result<String, RepositoryError> {
+    let mut text = String::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_TEXT + 1).read_to_string(&mut text))
+        .map_err(|e| RepositoryError::file(path, format!("cannot be read: {e}")))?;
+    if text.len() as u64 > MAX_TEXT {
+        return Err(RepositoryError::file(
+            path,
+            format!("is larger than {MAX_TEXT} bytes"),
+        ));
+    }
+    Ok(text)
+}

@@ -1,0 +1,98 @@
+//! Hub repositories in timm's layout: config.json names the architecture and its preprocessing.
+
+use serde::Deserialize;
+
+use super::RepositoryError;
+use super::assemble::{self, Description};
+use super::folder::{Provenance, read_text};
+use super::hub::{self, HubConfig};
+use crate::imaging::{Interpolation, Preprocessing};
+use crate::weights;
+
+/// The part of config.json that matters here. Files of older timm versions have the settings at the top level.
+#[derive(Debug, Deserialize)]
+struct Card {
+    architecture: Option<String>,
+    label_names: Option<Vec<String>>,
+    pretrained_cfg: Option<Settings>,
+    #[serde(flatten)]
+    top: Settings,
+}
+
+/// `test_input_size` and `test_crop_pct` are left alone: they are those of timm's own best figures at other sizes.
+#[derive(Debug, Deserialize)]
+struct Settings {
+    input_size: Option<[u32; 3]>,
+    crop_pct: Option<f64>,
+    crop_mode: Option<String>,
+    interpolation: Option<Interpolation>,
+    mean: Option<[f32; 3]>,
+    std: Option<[f32; 3]>,
+}
+
+/// Characters of a commit that make a version.
+const VERSION_LENGTH: usize = 12;
+
+/// Fetches a repository and describes its model.
+pub(super) fn describe(
+    repo: &str,
+    revision: Option<&str>,
+    config: &HubConfig,
+) -> Result<Description, RepositoryError> {
+    let snapshot = hub::fetch(repo, revision, config)?;
+    let text = read_text(&snapshot.config)?;
+    let misfit = |reason: String| RepositoryError::Hub {
+        repo: repo.to_owned(),
+        reason: format!("config.json {reason}"),
+    };
+    let card: Card =
+        serde_json::from_str(&text).map_err(|e| misfit(format!("is not timm's: {e}")))?;
+    let name = card.architecture.ok_or_else(|| {
+        misfit(
+            "has no \"architecture\"; only repositories in timm's layout can be served".to_owned(),
+        )
+    })?;
+    let architecture = assemble::architecture(&name)?;
+    let settings = card.pretrained_cfg.unwrap_or(card.top);
+    Ok(Description {
+        architecture,
+        version: snapshot.commit.chars().take(VERSION_LENGTH).collect(),
+        weights: weights::open(&snapshot.weights)?,
+        labels: card.label_names,
+        preprocessing: settings
+            .over(assemble::default_preprocessing(architecture))
+            .map_err(misfit)?,
+        provenance: Provenance {
+            data: Some(format!("hf:{repo} at commit {}", snapshot.commit)),
+            ..Provenance::default()
+        },
+    })
+}
+
+impl Settings {
+    /// timm's settings, with timm's own defaults for what is absent.
+    fn over(self, default: Preprocessing) -> Result<Preprocessing, String> {
+        let [channels, height, crop] = self.input_size.unwrap_or([3, default.crop, default.crop]);
+        if channels != 3 || height != crop {
+            return Err(format!(
+                "has input_size {:?}; expected 3 channels and a square",
+                [channels, height, crop]
+            ));
+        }
+        if let Some(mode) = self.crop_mode.filter(|mode| mode != "center") {
+            return Err(format!("has crop_mode {mode:?}; only center is supported"));
+        }
+        let settings = Preprocessing {
+            // a share of 0 or NaN yields a size that is refused below
+            resize: assemble::resize_for(crop, self.crop_pct.unwrap_or(assemble::DEFAULT_CROP)),
+            crop,
+            interpolation: self.interpolation.unwrap_or(Interpolation::Bicubic),
+            mean: self.mean.unwrap_or(default.mean),
+            std: self.std.unwrap_or(default.std),
+        };
+        settings
+            .validate()
+            .map_err(|e| format!("cannot be used: {e}"))?;
+        Ok(settings)
+    }
+}
