@@ -1,17 +1,32 @@
 //! Dynamic batching: admission, a bounded queue per model, and the thread that owns the model's engine.
+//!
+//! A caller takes a [`Ticket`] before it reads an image, decodes under it and submits; `policy` decides when the queued
+//! images go as one batch, `queue` drops those nobody waits for any more, `worker` runs the batch and answers.
 
+mod admission;
+mod policy;
+mod queue;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use tokio::sync::oneshot;
+use std::time::Duration;
 
 use crate::engine::Engine;
 use crate::telemetry::ModelMetrics;
 
+pub use admission::Ticket;
+
+use admission::Handle;
+use queue::Queue;
+use worker::Worker;
+
 /// Limits of one model's batcher.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// `--max-batch`.
+    /// `--max-batch`; 0 counts as 1.
     pub max_batch: usize,
     /// `--max-queue-delay`: longest an image waits for company.
     pub max_queue_delay: Duration,
@@ -19,12 +34,12 @@ pub struct Config {
     pub max_queue: usize,
 }
 
-/// Handle to one model's queue and worker; clones share it. The worker ends when the last handle and ticket are gone.
+/// Handle to one model's queue and worker; clones share it. The worker ends when the last handle and ticket are gone,
+/// after it has answered everything queued.
 #[derive(Clone)]
-pub struct Batcher {}
-
-/// The right to have `images` images in the system; gives it back when dropped.
-pub struct Ticket {}
+pub struct Batcher {
+    handle: Arc<Handle>,
+}
 
 /// Why an image got no logits.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +48,8 @@ pub enum BatchError {
     Deadline,
     #[error("the batch failed: {0}")]
     Engine(String),
+    #[error("the image has {found} values, the model takes {expected}")]
+    ImageLength { expected: usize, found: usize },
     /// The worker is gone.
     #[error("the model is being unloaded")]
     Closed,
@@ -42,7 +59,9 @@ pub enum BatchError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the queue is full: {admitted} images are admitted and {asked} more would pass the limit of {limit}")]
 pub struct QueueFull {
+    /// Images of others.
     pub admitted: usize,
+    /// Images this ticket would have held.
     pub asked: usize,
     pub limit: usize,
 }
@@ -59,8 +78,24 @@ pub struct Output {
     pub batch_size: usize,
 }
 
+/// How busy a model is at one moment.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Load {
+    /// Images admitted and unanswered.
+    pub admitted: usize,
+    /// Those of them not yet queued.
+    pub on_its_way: usize,
+    /// Those of them queued.
+    pub queued: usize,
+    /// Moving average over the recent batches; zero before the first.
+    pub seconds_per_image: f64,
+}
+
 impl Batcher {
     /// Starts the worker thread. `image_len` and `classes` are values per image.
+    ///
+    /// # Errors
+    /// When the operating system refuses a thread.
     pub fn spawn(
         name: &str,
         engine: Box<dyn Engine>,
@@ -69,36 +104,55 @@ impl Batcher {
         config: Config,
         metrics: Arc<ModelMetrics>,
     ) -> std::io::Result<Self> {
-        let _ = (name, engine, image_len, classes, config, metrics);
-        unimplemented!()
+        let queue = Arc::new(Queue::new(image_len, config, Arc::clone(&metrics)));
+        let worker = Worker {
+            model: name.to_owned(),
+            engine,
+            queue: Arc::clone(&queue),
+            classes: classes.max(1),
+            metrics,
+        };
+        // a thread's name cannot hold a zero byte
+        let thread = std::thread::Builder::new().name(name.replace('\0', ""));
+        thread.spawn(move || worker.run())?;
+        Ok(Self {
+            handle: Arc::new(Handle { queue }),
+        })
     }
 
     /// Takes the right to `images` images, whole or not at all.
+    ///
+    /// # Errors
+    /// When `max_queue` leaves no room for all of them.
     pub fn admit(&self, images: usize) -> Result<Ticket, QueueFull> {
-        let _ = images;
-        unimplemented!()
+        Ticket::new(Arc::clone(&self.handle), images)
+    }
+
+    pub fn load(&self) -> Load {
+        self.handle.queue.load()
     }
 }
 
-impl Ticket {
-    /// Changes the number of images held (a ticket for one is taken before the body shows how many there are).
-    pub fn resize(&mut self, images: usize) -> Result<(), QueueFull> {
-        let _ = images;
-        unimplemented!()
+impl Load {
+    /// How long the images admitted so far will take, by the speed of the recent batches.
+    pub fn backlog(&self) -> Duration {
+        Duration::try_from_secs_f64(self.admitted as f64 * self.seconds_per_image).unwrap_or(Duration::MAX)
     }
+}
 
-    /// Splits off the right to one image, to travel with it through decode and queue.
-    pub fn take_one(&mut self) -> Option<Ticket> {
-        unimplemented!()
+impl fmt::Debug for Batcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batcher").field("load", &self.load()).finish()
     }
+}
 
-    /// Queues one preprocessed image `[c, h, w]` under this one-image ticket. Dropping the receiver withdraws it.
-    pub fn submit(
-        self,
-        image: Vec<f32>,
-        deadline: Instant,
-    ) -> oneshot::Receiver<Result<Output, BatchError>> {
-        let _ = (image, deadline);
-        unimplemented!()
-    }
+/// Runs one image of zeros through an engine before it serves, so that no caller pays for its first allocations.
+/// Returns the logits.
+///
+/// # Errors
+/// When the engine fails.
+pub fn warm_up(engine: &mut dyn Engine, image_len: usize, classes: usize) -> Result<Vec<f32>, BatchError> {
+    let mut logits = vec![0.0; classes];
+    worker::forward(engine, 1, &vec![0.0; image_len], &mut logits)?;
+    Ok(logits)
 }

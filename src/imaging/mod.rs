@@ -1,30 +1,21 @@
 //! Encoded images to network input, equal to what PIL and torchvision make of them.
+//!
+//! Bytes → `format` (which decoder, or why none) → `decode` and `jpeg` (limits first, then upright 8-bit RGB) →
+//! `preprocess` (resize, crop, normalise). Alpha is dropped rather than composited, as PIL's `convert("RGB")` does.
 
-/// How a model's images are prepared, in torchvision's order: resize the shorter side, crop the centre, scale to
-/// `[0, 1]`, subtract `mean`, divide by `std`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Preprocessing {
-    /// Length of the shorter side after resizing, in pixels.
-    pub resize: u32,
-    /// Side of the square centre crop, in pixels; the network's input size.
-    pub crop: u32,
-    pub interpolation: Interpolation,
-    /// Per channel, RGB.
-    pub mean: [f32; 3],
-    pub std: [f32; 3],
-}
+mod decode;
+mod format;
+mod jpeg;
+mod orientation;
+mod preprocess;
+#[cfg(test)]
+mod tests;
 
-/// Resampling filter, with PIL's antialiasing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Interpolation {
-    Nearest,
-    Bilinear,
-    Bicubic,
-    Lanczos,
-}
+pub use decode::decode;
+pub use preprocess::{Interpolation, InvalidPreprocessing, Preprocessing, UnknownInterpolation};
 
 /// Upright 8-bit RGB pixels, row-major, `[height, width, 3]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RgbImage {
     pub width: u32,
     pub height: u32,
@@ -36,6 +27,14 @@ pub struct RgbImage {
 pub struct Config {
     /// Images of more pixels than this are refused from their header (`--max-image-pixels`).
     pub max_image_pixels: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_image_pixels: 50_000_000,
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -54,16 +53,23 @@ pub enum ImageError {
     },
 }
 
-/// Decodes the first frame, applies EXIF orientation, converts to RGB.
-pub fn decode(bytes: &[u8], config: &Config) -> Result<RgbImage, ImageError> {
-    let _ = (bytes, config);
-    unimplemented!()
-}
-
-impl Preprocessing {
-    /// Network input `[3, crop, crop]` of one image.
-    pub fn apply(&self, image: &RgbImage) -> Vec<f32> {
-        let _ = image;
-        unimplemented!()
+impl Config {
+    /// Checks the size that a header declares, before anything of that size is allocated.
+    fn admit(&self, width: u32, height: u32) -> Result<(), ImageError> {
+        let pixels = u64::from(width) * u64::from(height);
+        if pixels == 0 {
+            return Err(ImageError::Undecodable(format!(
+                "its header declares {width}x{height} pixels, but both sides must be at least 1"
+            )));
+        }
+        if pixels > self.max_image_pixels {
+            return Err(ImageError::TooLarge {
+                width,
+                height,
+                pixels,
+                limit: self.max_image_pixels,
+            });
+        }
+        Ok(())
     }
 }

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::batching::{BatchError, QueueFull};
+use crate::imaging::ImageError;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Code {
     /// 400 INVALID_ARGUMENT
@@ -44,6 +47,22 @@ pub struct Error {
 }
 
 impl Code {
+    pub const ALL: [Self; 13] = [
+        Code::InvalidRequest,
+        Code::ModelNotFound,
+        Code::NotFound,
+        Code::MethodNotAllowed,
+        Code::BodyTooLarge,
+        Code::ImageTooLarge,
+        Code::UnsupportedImage,
+        Code::UndecodableImage,
+        Code::QueueFull,
+        Code::Internal,
+        Code::Unavailable,
+        Code::DeadlineExceeded,
+        Code::Cancelled,
+    ];
+
     /// snake_case, as in JSON errors and metric labels.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -72,6 +91,57 @@ impl Error {
             retry_after: None,
         }
     }
+
+    pub(super) fn retry_after(self, wait: Duration) -> Self {
+        Self {
+            retry_after: Some(wait),
+            ..self
+        }
+    }
+
+    /// The deadline passed, wherever the image was.
+    pub(super) fn deadline() -> Self {
+        Self::new(
+            Code::DeadlineExceeded,
+            "the deadline passed before the image was classified; allow more time or send fewer images at once",
+        )
+    }
+}
+
+impl From<ImageError> for Error {
+    fn from(error: ImageError) -> Self {
+        let code = match error {
+            ImageError::Unsupported { .. } => Code::UnsupportedImage,
+            ImageError::Undecodable(_) => Code::UndecodableImage,
+            ImageError::TooLarge { .. } => Code::ImageTooLarge,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<QueueFull> for Error {
+    fn from(full: QueueFull) -> Self {
+        if full.asked > full.limit {
+            // coming back later would not help
+            let QueueFull { asked, limit, .. } = full;
+            let message = format!("the request has {asked} images, but at most {limit} are admitted at a time; send fewer");
+            return Self::new(Code::InvalidRequest, message);
+        }
+        Self::new(Code::QueueFull, full.to_string()).retry_after(Duration::from_secs(1))
+    }
+}
+
+impl From<BatchError> for Error {
+    fn from(error: BatchError) -> Self {
+        match error {
+            BatchError::Deadline => Self::deadline(),
+            // the cause stands in the log; it says nothing that a caller could act on
+            BatchError::Engine(_) | BatchError::ImageLength { .. } => {
+                Self::new(Code::Internal, "the model failed on this batch of images; try again")
+            }
+            BatchError::Closed => Self::new(Code::Unavailable, error.to_string()),
+        }
+    }
 }
 
 impl fmt::Display for Error {
@@ -81,3 +151,33 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn codes_are_all_there_and_their_names_differ() {
+        let names: HashSet<&str> = Code::ALL.iter().map(|c| c.as_str()).collect();
+        assert_eq!(names.len(), Code::ALL.len());
+        // discriminants are consecutive, so the last one's says how many there are
+        assert_eq!(Code::Cancelled as usize + 1, Code::ALL.len());
+        assert!(!names.contains("ok"));
+    }
+
+    #[test]
+    fn a_request_that_can_never_fit_is_not_told_to_come_back() {
+        let full = QueueFull {
+            admitted: 0,
+            asked: 9,
+            limit: 8,
+        };
+        let error = Error::from(full);
+        assert_eq!((error.code, error.retry_after), (Code::InvalidRequest, None));
+        let error = Error::from(QueueFull { asked: 8, ..full });
+        assert_eq!(error.code, Code::QueueFull);
+        assert!(error.retry_after.is_some());
+    }
+}

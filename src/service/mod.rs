@@ -1,17 +1,25 @@
 //! The service between protocols and models: admission, decode, preprocess, submit, top-k.
+//!
+//! Protocols hold [`Classify`] and translate; `classifier` admits and answers, `pipeline` takes one image from bytes to
+//! predictions, `models` is the table of what is served and whether the server is ready.
 
+mod classifier;
 mod error;
+mod models;
+mod pipeline;
+#[cfg(test)]
+mod tests;
+mod topk;
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+pub use classifier::{Admission, Classifier, Config, LoadError};
 pub use error::{Code, Error};
-
-use crate::batching::Ticket;
+pub use models::{ModelState, ModelStatus, Readiness, ServedModel};
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -23,20 +31,12 @@ pub trait Classify: Send + Sync + 'static {
     /// Classifies the images under an admission. Dropping the future withdraws the images still queued.
     fn classify(&self, admission: Admission, request: Request) -> BoxFuture<'_, Result<Reply, Error>>;
 
-    /// Every model known, serving or not, by name.
+    /// Every model known, serving or not, in the order of registration; the first is the default unless one is named.
     fn models(&self) -> Vec<ModelStatus>;
 
     /// Whether every model has loaded and warmed up and the server is not draining.
     fn is_ready(&self) -> bool;
 }
-
-/// Room in one model's queue; see [`Ticket`].
-pub struct Admission {
-    pub model: Arc<ServedModel>,
-    pub ticket: Ticket,
-}
-
-pub struct ServedModel {}
 
 /// Images of one request; the model is in the [`Admission`].
 #[derive(Clone, Debug)]
@@ -74,18 +74,4 @@ pub struct Timing {
     pub queue: Duration,
     pub inference: Duration,
     pub total: Duration,
-}
-
-#[derive(Clone, Debug)]
-pub struct ModelStatus {
-    pub name: String,
-    pub state: ModelState,
-}
-
-#[derive(Clone, Debug)]
-pub enum ModelState {
-    Loading,
-    Ready(Arc<ServedModel>),
-    /// The reason, in words.
-    Failed(String),
 }

@@ -1,0 +1,114 @@
+//! The thread that owns a model's engine: takes due batches, runs them, answers every waiter.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::queue::{Entry, Queue};
+use super::{BatchError, Output};
+use crate::engine::Engine;
+use crate::telemetry::ModelMetrics;
+
+pub(super) struct Worker {
+    pub(super) model: String,
+    pub(super) engine: Box<dyn Engine>,
+    pub(super) queue: Arc<Queue>,
+    pub(super) classes: usize,
+    pub(super) metrics: Arc<ModelMetrics>,
+}
+
+/// The batch's memory, kept from batch to batch.
+#[derive(Default)]
+struct Buffers {
+    /// `[batch, c, h, w]`.
+    input: Vec<f32>,
+    /// `[batch, classes]`.
+    logits: Vec<f32>,
+}
+
+impl Worker {
+    /// Runs batches until the queue is closed and empty.
+    pub(super) fn run(mut self) {
+        let queue = Arc::clone(&self.queue);
+        // also when a bug below panics: waiters must hear of it rather than wait for their deadline
+        let _leaving = Leaving(&queue);
+        let mut buffers = Buffers::default();
+        while let Some(batch) = queue.next_batch() {
+            self.execute(batch, &mut buffers);
+        }
+    }
+
+    /// Runs one batch, its images in queue order, and answers all of it.
+    fn execute(&mut self, mut batch: Vec<Entry>, buffers: &mut Buffers) {
+        let images = batch.len();
+        let started = Instant::now();
+        buffers.input.clear();
+        for entry in &mut batch {
+            buffers.input.extend_from_slice(&std::mem::take(&mut entry.image));
+        }
+        buffers.logits.resize(images * self.classes, 0.0);
+        let forward_started = Instant::now();
+        let result = forward(self.engine.as_mut(), images, &buffers.input, &mut buffers.logits);
+        let inference = forward_started.elapsed();
+
+        // room first: a caller that has its answer may come back at once
+        self.queue.finished(images, result.is_ok().then_some(inference));
+        match result {
+            Ok(()) => self.answer(batch, &buffers.logits, started, inference),
+            Err(error) => {
+                tracing::error!(model = self.model, images, %error, "a batch failed");
+                for entry in batch {
+                    let _ = entry.answer.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    fn answer(&self, batch: Vec<Entry>, logits: &[f32], started: Instant, inference: Duration) {
+        let batch_size = batch.len();
+        self.metrics.inference.observe(inference.as_secs_f64());
+        self.metrics.batch_size.observe(batch_size as f64);
+        for (entry, logits) in batch.into_iter().zip(logits.chunks_exact(self.classes)) {
+            let queued = started.saturating_duration_since(entry.submitted);
+            self.metrics.stage_queue.observe(queued.as_secs_f64());
+            self.metrics.stage_inference.observe(inference.as_secs_f64());
+            // fails if the caller left meanwhile, which is no error
+            let _ = entry.answer.send(Ok(Output {
+                logits: logits.to_vec(),
+                queued,
+                inference,
+                batch_size,
+            }));
+        }
+    }
+}
+
+/// One forward pass; a panic of the engine is an error like any other, and the engine is used again.
+pub(super) fn forward(
+    engine: &mut dyn Engine,
+    images: usize,
+    input: &[f32],
+    logits: &mut [f32],
+) -> Result<(), BatchError> {
+    // the buffers are overwritten before they are read again, so a panic half way leaves nothing broken in them
+    match catch_unwind(AssertUnwindSafe(|| engine.forward(images, input, logits))) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(BatchError::Engine(error.to_string())),
+        Err(panic) => Err(BatchError::Engine(format!("the engine panicked: {}", words(&*panic)))),
+    }
+}
+
+/// What a panic said.
+fn words(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no message)")
+}
+
+struct Leaving<'a>(&'a Queue);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.0.abandon();
+    }
+}

@@ -1,0 +1,344 @@
+//! Upright RGB → network input, as torchvision does it to a PIL image: `Resize` of the shorter side with PIL's
+//! antialiased filters, `CenterCrop`, `ToTensor`, `Normalize`. Only the part of the resized image that the crop keeps
+//! is computed, so that an image of extreme proportions costs no more than another.
+
+use std::fmt;
+use std::ops::Range;
+use std::str::FromStr;
+
+use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use serde::{Deserialize, Serialize};
+
+use super::{ImageError, RgbImage};
+
+/// How a model's images are prepared, in torchvision's order: resize the shorter side, crop the centre, scale to
+/// `[0, 1]`, subtract `mean`, divide by `std`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Preprocessing {
+    /// Length of the shorter side after resizing, in pixels.
+    pub resize: u32,
+    /// Side of the square centre crop, in pixels; the network's input size. Where the resized image is smaller, it is
+    /// padded with black.
+    pub crop: u32,
+    pub interpolation: Interpolation,
+    /// Per channel, RGB.
+    pub mean: [f32; 3],
+    pub std: [f32; 3],
+}
+
+/// Resampling filter, with PIL's antialiasing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Interpolation {
+    Nearest,
+    Bilinear,
+    Bicubic,
+    Lanczos,
+}
+
+/// Settings that cannot be meant.
+#[derive(Debug, PartialEq, thiserror::Error)]
+pub enum InvalidPreprocessing {
+    #[error("{name} is {value}, but must be between 1 and {max} pixels")]
+    Size {
+        name: &'static str,
+        value: u32,
+        max: u32,
+    },
+    #[error("mean is {0:?}, but must be three finite numbers")]
+    Mean([f32; 3]),
+    #[error("std is {0:?}, but must be three finite numbers above 0")]
+    Std([f32; 3]),
+}
+
+/// The name of an interpolation that is none of those known.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown interpolation `{0}`; expected nearest, bilinear, bicubic or lanczos")]
+pub struct UnknownInterpolation(String);
+
+impl Preprocessing {
+    /// Largest `resize` and `crop` accepted by [`Preprocessing::validate`]: far above any published network's input.
+    pub const MAX_SIZE: u32 = 4096;
+
+    /// ImageNet at 224 pixels, as torchvision's weights were trained and measured.
+    pub const fn imagenet() -> Self {
+        Self {
+            resize: 256,
+            crop: 224,
+            interpolation: Interpolation::Bilinear,
+            mean: [0.485, 0.456, 0.406],
+            std: [0.229, 0.224, 0.225],
+        }
+    }
+
+    /// CIFAR-10 at 32 pixels.
+    pub const fn cifar10() -> Self {
+        Self {
+            resize: 32,
+            crop: 32,
+            interpolation: Interpolation::Bilinear,
+            mean: [0.4914, 0.4822, 0.4465],
+            std: [0.2470, 0.2435, 0.2616],
+        }
+    }
+
+    /// Refuses sizes outside `1..=4096`, and a mean or std that would make the input infinite or not a number.
+    pub fn validate(&self) -> Result<(), InvalidPreprocessing> {
+        for (name, value) in [("resize", self.resize), ("crop", self.crop)] {
+            if !(1..=Self::MAX_SIZE).contains(&value) {
+                return Err(InvalidPreprocessing::Size {
+                    name,
+                    value,
+                    max: Self::MAX_SIZE,
+                });
+            }
+        }
+        if !self.mean.iter().all(|mean| mean.is_finite()) {
+            return Err(InvalidPreprocessing::Mean(self.mean));
+        }
+        if !self.std.iter().all(|std| std.is_finite() && *std > 0.0) {
+            return Err(InvalidPreprocessing::Std(self.std));
+        }
+        Ok(())
+    }
+
+    /// Network input `[3, crop, crop]` of one image.
+    ///
+    /// # Errors
+    /// `Undecodable` where `image` is not `width * height` pixels of three bytes, at least one; never for what
+    /// [`super::decode`] yields.
+    pub fn apply(&self, image: &RgbImage) -> Result<Vec<f32>, ImageError> {
+        Ok(self.normalise(&self.resize_and_crop(image)?))
+    }
+
+    /// The 8-bit `[crop, crop, 3]` image before normalisation.
+    ///
+    /// # Errors
+    /// As [`Preprocessing::apply`].
+    pub fn resize_and_crop(&self, image: &RgbImage) -> Result<RgbImage, ImageError> {
+        let pixels = 3 * u64::from(image.width) * u64::from(image.height);
+        if pixels == 0 || image.pixels.len() as u64 != pixels {
+            return Err(ImageError::Undecodable(format!(
+                "{} bytes are not {}x{} pixels of RGB",
+                image.pixels.len(),
+                image.width,
+                image.height
+            )));
+        }
+        let (width, height) = resized(image.width, image.height, self.resize);
+        let columns = Span::centred(image.width, width, self.crop);
+        let rows = Span::centred(image.height, height, self.crop);
+        let part = if image.width.min(image.height) == self.resize {
+            // torchvision leaves an image of the right size alone, whatever the filter
+            copy(image, &columns, &rows)
+        } else {
+            resample(image, &columns, &rows, self.interpolation)
+                .map_err(|error| ImageError::Undecodable(format!("resizing failed: {error}")))?
+        };
+        Ok(pad(part, columns.margin, rows.margin, self.crop))
+    }
+
+    /// `(value / 255 - mean) / std`, planar.
+    fn normalise(&self, image: &RgbImage) -> Vec<f32> {
+        let mut input = Vec::with_capacity(image.pixels.len());
+        for channel in 0..3 {
+            let (mean, std) = (self.mean[channel], self.std[channel]);
+            let value: [f32; 256] =
+                std::array::from_fn(|level| (level as f32 / 255.0 - mean) / std);
+            let levels = image.pixels.iter().skip(channel).step_by(3);
+            input.extend(levels.map(|&level| value[usize::from(level)]));
+        }
+        input
+    }
+}
+
+/// Width and height after the shorter side has become `resize`; the longer is rounded down, as torchvision does.
+fn resized(width: u32, height: u32, resize: u32) -> (u64, u64) {
+    let (short, long) = (width.min(height), width.max(height));
+    let longer = u64::from(resize) * u64::from(long) / u64::from(short);
+    if width <= height {
+        (resize.into(), longer)
+    } else {
+        (longer, resize.into())
+    }
+}
+
+/// One axis of the centre crop: which pixels of the resized image it keeps.
+#[derive(Clone, Debug, PartialEq)]
+struct Span {
+    /// Pixels of the stored image on this axis.
+    stored: u32,
+    /// Pixels of the resized image on this axis.
+    resized: u64,
+    /// First pixel of the resized image that is kept, and how many.
+    start: u64,
+    len: u32,
+    /// Black pixels before the kept ones, where the crop is larger than the resized image.
+    margin: u32,
+}
+
+impl Span {
+    fn centred(stored: u32, resized: u64, crop: u32) -> Self {
+        let (start, len, margin) = match resized.checked_sub(crop.into()) {
+            Some(excess) => (half_to_even(excess), crop, 0),
+            // the branch is taken where `resized` is below `crop`, so it fits
+            None => (0, resized as u32, (crop - resized as u32) / 2),
+        };
+        Self {
+            stored,
+            resized,
+            start,
+            len,
+            margin,
+        }
+    }
+
+    /// Resized pixels → stored pixels, as a place on the axis.
+    fn to_stored(&self, place: u64) -> f64 {
+        place as f64 * f64::from(self.stored) / self.resized as f64
+    }
+
+    /// Where the kept part lies in the stored image: first place and length, inside `0..=stored`.
+    fn source(&self) -> (f64, f64) {
+        let start = self.to_stored(self.start);
+        let len = self.to_stored(self.start + u64::from(self.len)) - start;
+        (start, len.min(f64::from(self.stored) - start))
+    }
+
+    /// Stored pixels that can weigh on the kept part, for a filter that reaches `support` pixels at unit scale.
+    fn reach(&self, support: f64) -> Range<u32> {
+        let (start, len) = self.source();
+        let scale = f64::from(self.stored) / self.resized as f64;
+        let margin = support * scale.max(1.0) + 1.0;
+        // `as` saturates at 0
+        let first = (start - margin).floor() as u32;
+        let last = ((start + len + margin).ceil() as u32).min(self.stored);
+        first..last
+    }
+}
+
+/// `round(excess / 2)` as Python rounds: a half goes to the even neighbour.
+fn half_to_even(excess: u64) -> u64 {
+    let half = excess / 2;
+    if excess % 2 == 1 && half % 2 == 1 {
+        half + 1
+    } else {
+        half
+    }
+}
+
+/// The kept part of an image that needs no resampling.
+fn copy(image: &RgbImage, columns: &Span, rows: &Span) -> RgbImage {
+    let stride = 3 * image.width as usize;
+    let first = 3 * columns.start as usize;
+    let kept = first..first + 3 * columns.len as usize;
+    let pixels = image
+        .pixels
+        .chunks_exact(stride)
+        .skip(rows.start as usize)
+        .take(rows.len as usize)
+        .flat_map(|row| &row[kept.clone()])
+        .copied()
+        .collect();
+    RgbImage {
+        width: columns.len,
+        height: rows.len,
+        pixels,
+    }
+}
+
+/// The kept part of the resized image. PIL runs along the rows first and rounds to 8 bits between the passes;
+/// fast_image_resize does it the other way round, so each pass is a call of its own.
+fn resample(
+    image: &RgbImage,
+    columns: &Span,
+    rows: &Span,
+    interpolation: Interpolation,
+) -> Result<RgbImage, Box<dyn std::error::Error>> {
+    let (algorithm, support) = interpolation.filter();
+    let options = ResizeOptions::new().resize_alg(algorithm);
+    let mut resizer = Resizer::new();
+
+    let band = rows.reach(support);
+    let stored = ImageRef::new(image.width, image.height, &image.pixels, PixelType::U8x3)?;
+    let mut narrowed = Image::new(columns.len, band.end - band.start, PixelType::U8x3);
+    let (left, width) = columns.source();
+    let in_band = options.crop(left, band.start.into(), width, narrowed.height().into());
+    resizer.resize(&stored, &mut narrowed, &in_band)?;
+
+    let mut part = Image::new(columns.len, rows.len, PixelType::U8x3);
+    let (top, height) = rows.source();
+    let below_band_start = top - f64::from(band.start);
+    let height = height.min(f64::from(narrowed.height()) - below_band_start);
+    let in_rows = options.crop(0.0, below_band_start, columns.len.into(), height);
+    resizer.resize(&narrowed, &mut part, &in_rows)?;
+    Ok(RgbImage {
+        width: columns.len,
+        height: rows.len,
+        pixels: part.into_vec(),
+    })
+}
+
+/// Puts `part` into a black square of side `crop`.
+fn pad(part: RgbImage, left: u32, top: u32, crop: u32) -> RgbImage {
+    if part.width == crop && part.height == crop {
+        return part;
+    }
+    let stride = 3 * crop as usize;
+    let mut pixels = vec![0; stride * crop as usize];
+    let from = 3 * left as usize;
+    let len = 3 * part.width as usize;
+    let rows = pixels.chunks_exact_mut(stride).skip(top as usize);
+    for (row, kept) in rows.zip(part.pixels.chunks_exact(len)) {
+        row[from..from + len].copy_from_slice(kept);
+    }
+    RgbImage {
+        width: crop,
+        height: crop,
+        pixels,
+    }
+}
+
+impl Interpolation {
+    const NAMES: [(Self, &'static str); 4] = [
+        (Self::Nearest, "nearest"),
+        (Self::Bilinear, "bilinear"),
+        (Self::Bicubic, "bicubic"),
+        (Self::Lanczos, "lanczos"),
+    ];
+
+    /// The filter (`CatmullRom` is the cubic with a = -0.5) and how far it reaches, in pixels at unit scale.
+    fn filter(self) -> (ResizeAlg, f64) {
+        match self {
+            Self::Nearest => (ResizeAlg::Nearest, 1.0),
+            Self::Bilinear => (ResizeAlg::Convolution(FilterType::Bilinear), 1.0),
+            Self::Bicubic => (ResizeAlg::Convolution(FilterType::CatmullRom), 2.0),
+            Self::Lanczos => (ResizeAlg::Convolution(FilterType::Lanczos3), 3.0),
+        }
+    }
+}
+
+impl FromStr for Interpolation {
+    type Err = UnknownInterpolation;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::NAMES
+            .into_iter()
+            .find(|(_, known)| *known == name)
+            .map(|(interpolation, _)| interpolation)
+            .ok_or_else(|| UnknownInterpolation(name.to_owned()))
+    }
+}
+
+impl fmt::Display for Interpolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Nearest => "nearest",
+            Self::Bilinear => "bilinear",
+            Self::Bicubic => "bicubic",
+            Self::Lanczos => "lanczos",
+        })
+    }
+}

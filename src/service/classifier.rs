@@ -1,0 +1,312 @@
+//! The [`Classify`] that serves: loads models into batchers, admits requests, answers them.
+//!
+//! Every image of a request ends once, here: with predictions, with an error, or withdrawn because its caller left;
+//! that is where images and rejections are counted.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::models::Models;
+use super::pipeline::{Job, Pending};
+use super::{
+    BoxFuture, Classify, Code, Error, ModelState, ModelStatus, Readiness, Reply, Request, ServedModel, Timing,
+};
+use crate::batching::{self, BatchError, Batcher, QueueFull, Ticket};
+use crate::imaging;
+use crate::pool::Pool;
+use crate::repository::LoadedModel;
+use crate::telemetry::{Metrics, ModelInfo, ModelLabels, ModelMetrics, RejectReason};
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `--default-model`: who answers when a request names nobody; else the first model registered.
+    pub default_model: Option<String>,
+    /// Threads that decode and preprocess.
+    pub decode_threads: NonZeroUsize,
+    pub imaging: imaging::Config,
+    /// Of every model.
+    pub batching: batching::Config,
+}
+
+/// Models and the threads that prepare their images. Models arrive by [`Classifier::mark_loading`], then
+/// [`Classifier::load_model`] or [`Classifier::mark_failed`].
+#[derive(Debug)]
+pub struct Classifier {
+    config: Config,
+    models: Models,
+    pool: Pool,
+    metrics: Arc<Metrics>,
+}
+
+/// Room in one model's queue; see [`Ticket`].
+#[derive(Debug)]
+pub struct Admission {
+    pub model: Arc<ServedModel>,
+    pub ticket: Ticket,
+}
+
+/// Why a loaded model cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("the model has {classes} classes but {labels} labels; give one label per class")]
+    Labels { classes: usize, labels: usize },
+    #[error("preprocessing yields {crop}x{crop} RGB images, but the network takes {input}")]
+    Input { crop: u32, input: crate::ir::Shape },
+    #[error("the warm-up failed: {0}")]
+    WarmUp(BatchError),
+    #[error("the warm-up gave values that are not finite; the weights may be damaged")]
+    NotFinite,
+    #[error("the model's thread could not be started: {0}")]
+    Thread(std::io::Error),
+}
+
+impl Classifier {
+    /// # Errors
+    /// When the operating system refuses the decoding threads.
+    pub fn new(config: Config, metrics: Arc<Metrics>) -> Result<Self, rayon::ThreadPoolBuildError> {
+        Ok(Self {
+            models: Models::new(config.default_model.clone()),
+            pool: Pool::new(config.decode_threads)?,
+            config,
+            metrics,
+        })
+    }
+
+    /// Announces a model. Announce every one before the first is loaded: the server is ready when none is loading.
+    pub fn mark_loading(&self, name: &str) {
+        self.models.set(name, ModelState::Loading);
+    }
+
+    /// Shows a model as failed; requests that name it are told why.
+    pub fn mark_failed(&self, name: &str, reason: impl Into<String>) {
+        self.models.set(name, ModelState::Failed(reason.into()));
+    }
+
+    /// Warms a model up and serves it. Takes the time of a forward pass: not for the async runtime's workers.
+    ///
+    /// # Errors
+    /// When its parts do not fit each other or its first forward pass fails. The model's state is then as before.
+    pub fn load_model(&self, loaded: LoadedModel) -> Result<(), LoadError> {
+        let LoadedModel {
+            name,
+            version,
+            architecture,
+            graph,
+            labels,
+            preprocessing,
+            mut engine,
+            ..
+        } = loaded;
+        let (input, classes) = (graph.input(), graph.classes());
+        let crop = preprocessing.crop;
+        if (input.channels, input.height, input.width) != (3, crop as usize, crop as usize) {
+            return Err(LoadError::Input { crop, input });
+        }
+        if labels.len() != classes {
+            let labels = labels.len();
+            return Err(LoadError::Labels { classes, labels });
+        }
+        let logits = batching::warm_up(engine.as_mut(), input.elements(), classes).map_err(LoadError::WarmUp)?;
+        if logits.iter().any(|logit| !logit.is_finite()) {
+            return Err(LoadError::NotFinite);
+        }
+
+        let info = engine.info().clone();
+        let counts = graph.counts();
+        let series = ModelLabels {
+            model: name.clone(),
+            family: architecture.family.to_owned(),
+            depth: architecture.depth.to_string(),
+            version: version.clone(),
+            device: info.device.clone(),
+        };
+        let metrics = self.metrics.model(&series);
+        let limits = self.config.batching;
+        let batcher = Batcher::spawn(&name, engine, input.elements(), classes, limits, Arc::clone(&metrics))
+            .map_err(LoadError::Thread)?;
+        let model_info = ModelInfo {
+            engine: info.engine.to_owned(),
+            precision: info.precision.to_owned(),
+            isa: info.isa.to_owned(),
+            parameters: counts.parameters,
+        };
+        self.metrics.set_model_info(&series, &model_info);
+        let model = ServedModel {
+            name,
+            version,
+            architecture: architecture.name,
+            family: architecture.family,
+            depth: architecture.depth,
+            input,
+            labels: labels.into(),
+            preprocessing,
+            engine: info,
+            counts,
+            metrics,
+            batcher,
+        };
+        let name = model.name.clone();
+        self.models.set(&name, ModelState::Ready(Arc::new(model)));
+        Ok(())
+    }
+
+    /// Turns readiness off for good; requests are still answered.
+    pub fn drain(&self) {
+        self.models.drain();
+    }
+
+    /// Readiness now and every change of it.
+    pub fn subscribe(&self) -> watch::Receiver<Readiness> {
+        self.models.subscribe()
+    }
+}
+
+impl Classify for Classifier {
+    fn admit(&self, model: Option<&str>, images: usize) -> Result<Admission, Error> {
+        let model = self.models.find(model)?;
+        match model.batcher.admit(images) {
+            Ok(ticket) => Ok(Admission { model, ticket }),
+            Err(full) => Err(refused(&model, full)),
+        }
+    }
+
+    fn classify(&self, admission: Admission, request: Request) -> BoxFuture<'_, Result<Reply, Error>> {
+        let unanswered = Unanswered {
+            metrics: Arc::clone(&admission.model.metrics),
+            images: request.images.len(),
+        };
+        Box::pin(self.answer(admission, request, unanswered))
+    }
+
+    fn models(&self) -> Vec<ModelStatus> {
+        self.models.list()
+    }
+
+    fn is_ready(&self) -> bool {
+        self.models.readiness() == Readiness::Ready
+    }
+}
+
+impl Classifier {
+    async fn answer(
+        &self,
+        mut admission: Admission,
+        request: Request,
+        mut unanswered: Unanswered,
+    ) -> Result<Reply, Error> {
+        let pending = self.start(&mut admission, &request).inspect_err(|_| unanswered.images = 0)?;
+        let Admission { model, ticket } = admission;
+        drop(ticket);
+        let mut results = Vec::with_capacity(pending.len());
+        let mut timing = Timing::default();
+        for image in pending {
+            let result = image.predictions(&model, request.top_k, request.deadline).await;
+            unanswered.answered(&result);
+            results.push(result.map(|(predictions, times)| {
+                timing.widen(&times);
+                predictions
+            }));
+        }
+        if results.iter().all(Result::is_err) {
+            let first = results.into_iter().next().unwrap_or_else(|| Err(no_images()));
+            return Err(first.err().unwrap_or_else(no_images));
+        }
+        timing.total = request.received.elapsed();
+        Ok(Reply {
+            model: model.name.clone(),
+            version: model.version.clone(),
+            depth: model.depth,
+            results,
+            timing,
+        })
+    }
+
+    /// Sends every image on its way, each under its own ticket.
+    fn start(&self, admission: &mut Admission, request: &Request) -> Result<Vec<Pending>, Error> {
+        // no change where the protocol has done it, and never more images in the system than are admitted
+        admission.resize(request.images.len())?;
+        let mut pending = Vec::with_capacity(request.images.len());
+        for image in &request.images {
+            let ticket = admission.ticket.take_one().ok_or_else(no_images)?;
+            let job = Job {
+                model: Arc::clone(&admission.model),
+                ticket,
+                image: image.clone(),
+                deadline: request.deadline,
+                config: self.config.imaging,
+            };
+            pending.push(job.start(&self.pool));
+        }
+        Ok(pending)
+    }
+}
+
+impl Admission {
+    /// Changes the number of images admitted, whole or not at all, counting a refusal.
+    ///
+    /// # Errors
+    /// `QueueFull` when there is no room for all of them, `InvalidRequest` where there never could be; the admission is
+    /// then as before.
+    pub fn resize(&mut self, images: usize) -> Result<(), Error> {
+        self.ticket.resize(images).map_err(|full| refused(&self.model, full))
+    }
+}
+
+/// Counts a refusal and says when to come back: when the images now admitted will be answered.
+fn refused(model: &ServedModel, full: QueueFull) -> Error {
+    model.metrics.rejected(RejectReason::QueueFull, full.asked as u64);
+    let wait = model.batcher.load().backlog();
+    let error = Error::from(full);
+    match error.retry_after {
+        Some(_) => error.retry_after(wait.clamp(Duration::from_secs(1), Duration::from_secs(30))),
+        None => error,
+    }
+}
+
+fn no_images() -> Error {
+    Error::new(Code::InvalidRequest, "the request holds no image; send at least one")
+}
+
+/// Images of a request that have not ended; those left when it is dropped are those whose caller went away.
+struct Unanswered {
+    metrics: Arc<ModelMetrics>,
+    images: usize,
+}
+
+impl Unanswered {
+    /// One image ended.
+    fn answered<T>(&mut self, result: &Result<T, Error>) {
+        self.images = self.images.saturating_sub(1);
+        let reason = match result {
+            Ok(_) => return self.metrics.images.inc(),
+            Err(error) => match error.code {
+                Code::DeadlineExceeded => RejectReason::Deadline,
+                Code::ImageTooLarge => RejectReason::TooLarge,
+                Code::UnsupportedImage | Code::UndecodableImage => RejectReason::InvalidImage,
+                _ => return,
+            },
+        };
+        self.metrics.rejected(reason, 1);
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        if self.images > 0 {
+            self.metrics.rejected(RejectReason::Cancelled, self.images as u64);
+        }
+    }
+}
+
+impl Timing {
+    /// Takes the longer time of each stage.
+    fn widen(&mut self, other: &Timing) {
+        self.decode = self.decode.max(other.decode);
+        self.preprocess = self.preprocess.max(other.preprocess);
+        self.queue = self.queue.max(other.queue);
+        self.inference = self.inference.max(other.inference);
+    }
+}
