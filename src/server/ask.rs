@@ -127,8 +127,7 @@ pub(super) async fn ask(
         received: clock.received,
         deadline: clock.deadline,
     };
-    let answer = clock.within(core.classify.classify(admission, request)).await;
-    explain(answer, spoiled)
+    explain(core.classify.classify(admission, request).await, spoiled)
 }
 
 /// Puts what was wrong with the wrapping in place of what the service made of an empty image.

@@ -90,7 +90,7 @@ impl Job {
         if decoded >= self.deadline {
             return Err(Error::deadline());
         }
-        let input = self.model.preprocessing.apply(&image);
+        let input = self.model.preprocessing.apply(&image)?;
         let preprocess = decoded.elapsed();
         metrics.stage_preprocess.observe(preprocess.as_secs_f64());
         Ok((input, decode, preprocess))

@@ -1,6 +1,7 @@
 //! What happens to a gRPC request before tonic reads its message, and what is made of tonic's own refusals.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::extract::{Request, State};
@@ -37,10 +38,21 @@ pub(super) struct Unary {
     room: Mutex<Option<Room>>,
 }
 
+impl Arrival {
+    /// Whether a unary call's handler has yet to take the room.
+    fn has_room(&self) -> bool {
+        self.unary.as_ref().is_some_and(|unary| unary.lock().is_some())
+    }
+}
+
 impl Unary {
+    fn lock(&self) -> MutexGuard<'_, Option<Room>> {
+        self.room.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes the room; a second time there is none.
     pub(super) fn room(&self) -> Option<Room> {
-        self.room.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.lock().take()
     }
 }
 
@@ -102,7 +114,12 @@ async fn unary(core: &Core, id: String, mut request: Request, next: Next) -> Res
         unary: Some(Unary { record, room }),
     });
     request.extensions_mut().insert(Arc::clone(&arrival));
-    let result = clock.within(async { Ok(next.run(request).await) }).await;
+    let mut call = pin!(next.run(request));
+    let result = match clock.within(async { Ok(call.as_mut().await) }).await {
+        // the service has the request and keeps its deadline
+        Err(_) if !arrival.has_room() => Ok(call.await),
+        result => result,
+    };
 
     let record = arrival.unary.as_ref().map(|unary| &unary.record);
     let error = match result {

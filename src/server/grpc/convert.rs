@@ -78,13 +78,13 @@ pub(super) fn model(model: ModelStatus) -> pb::Model {
         ModelState::Ready(served) => {
             answer.set_state(pb::model::State::Ready);
             answer.version = served.version.clone();
-            answer.architecture = served.architecture.clone();
-            answer.family = served.family.clone();
+            answer.architecture = served.architecture.to_owned();
+            answer.family = served.family.to_owned();
             answer.depth = number(served.depth);
-            answer.classes = number(served.classes);
-            answer.input_size = number(served.input_size);
-            answer.parameters = served.parameters;
-            answer.device = served.device.clone();
+            answer.classes = number(served.labels.len());
+            answer.input_size = number(served.input.height);
+            answer.parameters = served.counts.parameters;
+            answer.device = served.engine.device.clone();
         }
     }
     answer

@@ -22,6 +22,7 @@ use tonic_reflection::server::Builder;
 use super::pb::FILE_DESCRIPTOR_SET;
 use super::pb::classifier_server::ClassifierServer;
 use super::{Core, ServeError};
+use crate::service::Readiness;
 use service::Service;
 
 /// The services whose health is told: the server as a whole, and ours.
@@ -49,9 +50,9 @@ pub(super) async fn router(core: &Arc<Core>, tasks: &TaskTracker) -> Result<Rout
 }
 
 async fn keep_telling(core: Arc<Core>, mut reporter: HealthReporter) {
-    let mut readiness = core.classify.readiness();
+    let mut readiness = core.classify.subscribe();
     loop {
-        let ready = *readiness.borrow_and_update();
+        let ready = *readiness.borrow_and_update() == Readiness::Ready;
         tell(&reporter, ready).await;
         tokio::select! {
             () = core.closing.cancelled() => break,

@@ -220,8 +220,14 @@ fn form_error(error: axum::extract::multipart::MultipartError) -> Error {
 
 /// The guard's error inside those that wrap it.
 fn typed(error: &(dyn StdError + 'static)) -> Option<Error> {
-    let mut chain = std::iter::successors(Some(error), |error| error.source());
-    chain.find_map(|error| error.downcast_ref::<Error>().cloned())
+    let mut error = Some(error);
+    while let Some(this) = error {
+        if let Some(found) = this.downcast_ref::<Error>() {
+            return Some(found.clone());
+        }
+        error = this.source();
+    }
+    None
 }
 
 fn invalid(message: impl Into<String>) -> Error {

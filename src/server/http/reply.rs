@@ -68,8 +68,8 @@ pub(super) struct Model {
 #[derive(Serialize)]
 struct Details {
     version: String,
-    architecture: String,
-    family: String,
+    architecture: &'static str,
+    family: &'static str,
     depth: usize,
     classes: usize,
     input_size: usize,
@@ -144,13 +144,13 @@ impl From<ModelStatus> for Model {
             ModelState::Ready(served) => {
                 let details = Details {
                     version: served.version.clone(),
-                    architecture: served.architecture.clone(),
-                    family: served.family.clone(),
+                    architecture: served.architecture,
+                    family: served.family,
                     depth: served.depth,
-                    classes: served.classes,
-                    input_size: served.input_size,
-                    parameters: served.parameters,
-                    device: served.device.clone(),
+                    classes: served.labels.len(),
+                    input_size: served.input.height,
+                    parameters: served.counts.parameters,
+                    device: served.engine.device.clone(),
                 };
                 ("ready", None, Some(details))
             }
