@@ -163,16 +163,6 @@ impl Classifier {
         self.models.set(&name, ModelState::Ready(Arc::new(model)));
         Ok(())
     }
-
-    /// Turns readiness off for good; requests are still answered.
-    pub fn drain(&self) {
-        self.models.drain();
-    }
-
-    /// Readiness now and every change of it.
-    pub fn subscribe(&self) -> watch::Receiver<Readiness> {
-        self.models.subscribe()
-    }
 }
 
 impl Classify for Classifier {
@@ -202,6 +192,14 @@ impl Classify for Classifier {
 
     fn is_ready(&self) -> bool {
         self.models.readiness() == Readiness::Ready
+    }
+
+    fn subscribe(&self) -> watch::Receiver<Readiness> {
+        self.models.subscribe()
+    }
+
+    fn drain(&self) {
+        self.models.drain();
     }
 }
 

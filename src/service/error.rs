@@ -16,7 +16,9 @@ pub enum Code {
     NotFound,
     /// 405 UNIMPLEMENTED
     MethodNotAllowed,
-    /// 413 RESOURCE_EXHAUSTED... body over --max-body-bytes
+    /// 408 DEADLINE_EXCEEDED: no part of the body came for --body-timeout
+    BodyTimeout,
+    /// 413 RESOURCE_EXHAUSTED: a body over --max-body-bytes
     BodyTooLarge,
     /// 413 INVALID_ARGUMENT: an image over --max-image-pixels
     ImageTooLarge,
@@ -47,11 +49,12 @@ pub struct Error {
 }
 
 impl Code {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Code::InvalidRequest,
         Code::ModelNotFound,
         Code::NotFound,
         Code::MethodNotAllowed,
+        Code::BodyTimeout,
         Code::BodyTooLarge,
         Code::ImageTooLarge,
         Code::UnsupportedImage,
@@ -70,6 +73,7 @@ impl Code {
             Code::ModelNotFound => "model_not_found",
             Code::NotFound => "not_found",
             Code::MethodNotAllowed => "method_not_allowed",
+            Code::BodyTimeout => "body_timeout",
             Code::BodyTooLarge => "body_too_large",
             Code::ImageTooLarge => "image_too_large",
             Code::UnsupportedImage => "unsupported_image",

@@ -16,6 +16,7 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::sync::watch;
 
 pub use classifier::{Admission, Classifier, Config, LoadError};
 pub use error::{Code, Error};
@@ -40,6 +41,12 @@ pub trait Classify: Send + Sync + 'static {
 
     /// Whether every model has loaded and warmed up and the server is not draining.
     fn is_ready(&self) -> bool;
+
+    /// Readiness now and every change of it.
+    fn subscribe(&self) -> watch::Receiver<Readiness>;
+
+    /// Turns readiness off for good; requests are still answered.
+    fn drain(&self);
 }
 
 /// Images of one request; the model is in the [`Admission`].
