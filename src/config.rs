@@ -1,1 +1,334 @@
-//! Composes every room's Config; the only reader of flags and environment.
+//! The command line and its environment variables, composed into every room's own Config.
+//!
+//! The only reader of flags and environment. Every flag of `serve` is also `RESNETD_<FLAG>`; the flag wins.
+
+use humantime::Duration;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::engine::{DeviceChoice, EngineOptions, Precision};
+use crate::repository::{self, HubConfig, ModelSpec};
+use crate::telemetry::LogFormat;
+use crate::{batching, imaging, server, service};
+
+/// Image-classification inference server for residual networks and the families around them.
+#[derive(Debug, Parser)]
+#[command(name = "resnetd", version, propagate_version = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub log: LogArgs,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve models over HTTP and gRPC
+    Serve(Box<ServeArgs>),
+    /// Classify image files
+    Classify(ClassifyArgs),
+    /// Measure top-1 and top-5 accuracy on a folder of class folders
+    Evaluate(EvaluateArgs),
+    /// Time a network's forward pass on random input
+    Bench(BenchArgs),
+    /// List the architectures with depth, size and cost
+    Models(ModelsArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct LogArgs {
+    /// How log lines are written to standard error
+    #[arg(
+        long,
+        global = true,
+        env = "RESNETD_LOG_FORMAT",
+        value_enum,
+        default_value = "pretty"
+    )]
+    log_format: LogFormatArg,
+    /// What is logged: a level, or directives such as resnetd=debug,hyper=warn
+    #[arg(long, global = true, env = "RESNETD_LOG", default_value = "info")]
+    pub log: String,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormatArg {
+    Pretty,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub models: ModelArgs,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    #[command(flatten)]
+    pub images: ImageArgs,
+    #[command(flatten)]
+    batching: BatchArgs,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// Which models.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// Model to serve: a weight file (NAME is then an architecture), a model folder, or hf:REPO[@REVISION]; repeatable
+    #[arg(
+        long,
+        env = "RESNETD_MODEL",
+        value_name = "NAME=SOURCE",
+        value_delimiter = ','
+    )]
+    pub model: Vec<ModelSpec>,
+    /// Serve every model folder in this directory
+    #[arg(long, env = "RESNETD_MODEL_DIR", value_name = "DIR")]
+    pub model_dir: Option<PathBuf>,
+    /// Model that answers requests that name none [default: the first]
+    #[arg(long, env = "RESNETD_DEFAULT_MODEL", value_name = "NAME")]
+    pub default_model: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct EngineArgs {
+    /// Where models run: auto, cpu, cuda or cuda:N
+    #[arg(long, env = "RESNETD_DEVICE", default_value = "auto")]
+    device: DeviceChoice,
+    /// Arithmetic of the forward pass
+    #[arg(long, env = "RESNETD_PRECISION", default_value = "f32")]
+    precision: Precision,
+    /// CPU threads for decoding and layers [default: the cores this process may use]
+    #[arg(long, env = "RESNETD_THREADS")]
+    threads: Option<NonZeroUsize>,
+}
+
+#[derive(Debug, Args)]
+pub struct ImageArgs {
+    /// Images of more pixels than this are refused from their header
+    #[arg(long, env = "RESNETD_MAX_IMAGE_PIXELS", default_value_t = 50_000_000)]
+    max_image_pixels: u64,
+}
+
+#[derive(Debug, Args)]
+struct BatchArgs {
+    /// Largest batch
+    #[arg(long, env = "RESNETD_MAX_BATCH", default_value = "32")]
+    max_batch: NonZeroUsize,
+    /// Longest an image waits for others to join its batch
+    #[arg(long, env = "RESNETD_MAX_QUEUE_DELAY", default_value = "2ms")]
+    max_queue_delay: Duration,
+    /// Images of one model admitted and not yet answered
+    #[arg(long, env = "RESNETD_MAX_QUEUE", default_value = "256")]
+    max_queue: NonZeroUsize,
+}
+
+#[derive(Debug, Args)]
+struct ServerArgs {
+    /// Address of the HTTP server
+    #[arg(long, env = "RESNETD_HTTP_ADDR", default_value_t = default_server().http_addr)]
+    http_addr: SocketAddr,
+    /// Address of the gRPC server
+    #[arg(long, env = "RESNETD_GRPC_ADDR", default_value_t = default_server().grpc_addr)]
+    grpc_addr: SocketAddr,
+    /// Largest request body or gRPC message, in bytes
+    #[arg(long, env = "RESNETD_MAX_BODY_BYTES", default_value_t = default_server().max_body_bytes)]
+    max_body_bytes: usize,
+    /// Most images in one request
+    #[arg(long, env = "RESNETD_MAX_IMAGES_PER_REQUEST", default_value_t = default_server().max_images_per_request)]
+    max_images_per_request: usize,
+    /// Longest a request may take
+    #[arg(long, env = "RESNETD_REQUEST_TIMEOUT", default_value_t = default_server().request_timeout.into())]
+    request_timeout: Duration,
+    /// Longest the head of a request may take to arrive
+    #[arg(long, env = "RESNETD_HEADER_TIMEOUT", default_value_t = default_server().header_timeout.into())]
+    header_timeout: Duration,
+    /// Longest pause within a request body
+    #[arg(long, env = "RESNETD_BODY_TIMEOUT", default_value_t = default_server().body_timeout.into())]
+    body_timeout: Duration,
+    /// Connections without a request for this long are closed
+    #[arg(long, env = "RESNETD_IDLE_TIMEOUT", default_value_t = default_server().idle_timeout.into())]
+    idle_timeout: Duration,
+    /// Most open connections, for HTTP and gRPC each
+    #[arg(long, env = "RESNETD_MAX_CONNECTIONS", default_value_t = default_server().max_connections)]
+    max_connections: usize,
+    /// Most concurrent gRPC calls on one connection
+    #[arg(long, env = "RESNETD_MAX_CONCURRENT_STREAMS", default_value_t = default_server().max_concurrent_streams)]
+    max_concurrent_streams: u32,
+    /// gRPC connections older than this are asked to reconnect, so that a balancer can spread them; 0s: never
+    #[arg(long, env = "RESNETD_MAX_CONNECTION_AGE", default_value = "30m")]
+    max_connection_age: Duration,
+    /// How long requests are still accepted after SIGTERM, while balancers notice /readyz
+    #[arg(long, env = "RESNETD_DRAIN_DELAY", default_value_t = default_server().drain_delay.into())]
+    drain_delay: Duration,
+    /// Longest that accepted requests may take to finish after that
+    #[arg(long, env = "RESNETD_DRAIN_TIMEOUT", default_value_t = default_server().drain_timeout.into())]
+    drain_timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+pub struct ClassifyArgs {
+    /// Image files
+    #[arg(required = true)]
+    pub files: Vec<PathBuf>,
+    /// Predictions per image
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub top_k: u8,
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub models: ModelArgs,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    #[command(flatten)]
+    pub images: ImageArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct EvaluateArgs {
+    /// Folder with one folder of images per class, named by label or in the order of the classes
+    #[arg(long)]
+    pub data: PathBuf,
+    /// Print the result as one JSON object
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub models: ModelArgs,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    #[command(flatten)]
+    pub images: ImageArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Architecture to time
+    #[arg(long)]
+    pub architecture: String,
+    /// Weight file [default: generated weights]
+    #[arg(long)]
+    pub weights: Option<PathBuf>,
+    /// Images a batch
+    #[arg(long, default_value = "1")]
+    pub batch: NonZeroUsize,
+    /// How long to measure, after two unmeasured batches
+    #[arg(long, default_value_t = 3.0)]
+    pub seconds: f64,
+    /// Write `input` and `logits` of one measured batch to this safetensors file
+    #[arg(long)]
+    pub dump: Option<PathBuf>,
+    /// Print one JSON object on the last line
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ModelsArgs {
+    /// Show only this architecture
+    pub name: Option<String>,
+}
+
+impl LogArgs {
+    pub fn format(&self) -> LogFormat {
+        match self.log_format {
+            LogFormatArg::Pretty => LogFormat::Pretty,
+            LogFormatArg::Json => LogFormat::Json,
+        }
+    }
+}
+
+impl EngineArgs {
+    pub fn options(&self) -> EngineOptions {
+        EngineOptions {
+            device: self.device,
+            precision: self.precision,
+        }
+    }
+
+    /// How models are loaded with these flags.
+    pub fn repository(&self) -> repository::Config {
+        repository::Config {
+            engine: self.options(),
+            hub: hub(),
+        }
+    }
+
+    /// `--threads`, or the cores that affinity and the cgroup's quota leave this process.
+    pub fn threads(&self) -> NonZeroUsize {
+        self.threads
+            .or_else(|| std::thread::available_parallelism().ok())
+            .unwrap_or(NonZeroUsize::MIN)
+    }
+}
+
+impl ImageArgs {
+    pub fn imaging(&self) -> imaging::Config {
+        imaging::Config {
+            max_image_pixels: self.max_image_pixels,
+        }
+    }
+}
+
+impl ServeArgs {
+    pub fn service(&self) -> service::Config {
+        let limits = &self.batching;
+        service::Config {
+            default_model: self.models.default_model.clone(),
+            decode_threads: self.engine.threads(),
+            imaging: self.images.imaging(),
+            batching: batching::Config {
+                max_batch: limits.max_batch.get(),
+                max_queue_delay: limits.max_queue_delay.into(),
+                max_queue: limits.max_queue.get(),
+            },
+        }
+    }
+
+    pub fn server(&self) -> server::Config {
+        let args = &self.server;
+        server::Config {
+            http_addr: args.http_addr,
+            grpc_addr: args.grpc_addr,
+            max_body_bytes: args.max_body_bytes,
+            max_images_per_request: args.max_images_per_request,
+            request_timeout: args.request_timeout.into(),
+            header_timeout: args.header_timeout.into(),
+            body_timeout: args.body_timeout.into(),
+            idle_timeout: args.idle_timeout.into(),
+            max_connections: args.max_connections,
+            max_concurrent_streams: args.max_concurrent_streams,
+            max_connection_age: Some(*args.max_connection_age).filter(|age| !age.is_zero()),
+            drain_delay: args.drain_delay.into(),
+            drain_timeout: args.drain_timeout.into(),
+        }
+    }
+}
+
+fn default_server() -> server::Config {
+    server::Config::default()
+}
+
+/// The Hugging Face hub's own environment variables.
+fn hub() -> HubConfig {
+    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let home = set("HF_HOME").map(PathBuf::from);
+    HubConfig {
+        endpoint: set("HF_ENDPOINT"),
+        token: set("HF_TOKEN"),
+        cache_dir: set("HF_HUB_CACHE")
+            .map(PathBuf::from)
+            .or_else(|| home.map(|home| home.join("hub"))),
+        offline: set("HF_HUB_OFFLINE").is_some_and(|value| {
+            matches!(
+                value.to_ascii_lowercase().as_str(),
+                "1" | "on" | "yes" | "true"
+            )
+        }),
+    }
+}

@@ -55,7 +55,9 @@ fn every_registered_golden_matches() {
         let input = Generator::input(golden.seed, batch, graph.input());
         let mut logits = vec![f32::NAN; expected.len()];
         engine.forward(batch, &input, &mut logits).expect(name);
-        let largest = expected.iter().fold(0.0f64, |m, &x| m.max(f64::from(x).abs()));
+        let largest = expected
+            .iter()
+            .fold(0.0f64, |m, &x| m.max(f64::from(x).abs()));
         let apart = |(&a, &b): (&f32, &f32)| (f64::from(a) - f64::from(b)).abs();
         let error = logits.iter().zip(&expected).map(apart).fold(0.0, f64::max) / largest;
         println!("{name}: {error:.1e}");

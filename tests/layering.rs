@@ -10,18 +10,45 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "commands",
         &[
-            "config", "server", "service", "repository", "batching", "imaging", "engine", "weights", "pool",
-            "families", "ir", "telemetry",
+            "config",
+            "server",
+            "service",
+            "repository",
+            "batching",
+            "imaging",
+            "engine",
+            "weights",
+            "pool",
+            "families",
+            "ir",
+            "telemetry",
         ],
     ),
     (
         "config",
-        &["server", "service", "repository", "batching", "imaging", "engine", "telemetry"],
+        &[
+            "server",
+            "service",
+            "repository",
+            "batching",
+            "imaging",
+            "engine",
+            "telemetry",
+        ],
     ),
     ("server", &["service", "telemetry"]),
     (
         "service",
-        &["repository", "batching", "imaging", "engine", "families", "pool", "ir", "telemetry"],
+        &[
+            "repository",
+            "batching",
+            "imaging",
+            "engine",
+            "families",
+            "pool",
+            "ir",
+            "telemetry",
+        ],
     ),
     (
         "repository",
@@ -51,7 +78,9 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
 /// First segments of the paths that follow `prefix` in `text`; `use prefix{a::b, c}` yields `a` and `c`.
 fn heads_after<'a>(text: &'a str, prefix: &str) -> Vec<&'a str> {
     let word = |s: &'a str| {
-        let end = s.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(s.len());
+        let end = s
+            .find(|c: char| !c.is_alphanumeric() && c != '_')
+            .unwrap_or(s.len());
         &s[..end]
     };
     let mut heads = Vec::new();
@@ -100,7 +129,8 @@ fn no_room_reaches_against_the_direction() {
             continue;
         }
         let allowed = ROOMS.iter().find(|(name, _)| *name == room);
-        let (name, allowed) = allowed.unwrap_or_else(|| panic!("{room} is a room that this test does not know"));
+        let (name, allowed) =
+            allowed.unwrap_or_else(|| panic!("{room} is a room that this test does not know"));
         seen.insert(*name);
         let text = fs::read_to_string(file).expect("UTF-8 source");
         // modules between this file and the crate's root: that many `super::` reach the root
@@ -123,5 +153,8 @@ fn no_room_reaches_against_the_direction() {
 #[test]
 fn heads_are_found_in_every_form() {
     let text = "use crate::{ir::{Graph, Op}, weights}; crate::engine::x(); use crate::imaging;";
-    assert_eq!(heads_after(text, "crate::"), ["ir", "weights", "engine", "imaging"]);
+    assert_eq!(
+        heads_after(text, "crate::"),
+        ["ir", "weights", "engine", "imaging"]
+    );
 }

@@ -1,8 +1,55 @@
-//! One file a command, each thin.
+//! One file a command, each thin: they compose the rooms and print.
 
+mod bench;
+mod classify;
+mod evaluate;
+mod local;
+mod models;
+mod serve;
+mod wanted;
+
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+
+use crate::config::{Cli, Command};
+use crate::families::{self, Architecture};
+use crate::telemetry;
 
 /// Parses the command line and runs one command.
 pub fn run() -> ExitCode {
-    unimplemented!()
+    let cli = Cli::parse();
+    let result = telemetry::init_tracing(cli.log.format(), &cli.log.log)
+        .map_err(Into::into)
+        .and_then(|()| match &cli.command {
+            Command::Serve(args) => serve::run(args),
+            Command::Classify(args) => classify::run(args),
+            Command::Evaluate(args) => evaluate::run(args),
+            Command::Bench(args) => bench::run(args),
+            Command::Models(args) => models::run(args),
+        });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("resnetd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn architecture(name: &str) -> Result<&'static Architecture> {
+    families::find(name).with_context(|| {
+        format!("there is no architecture {name:?}; `resnetd models` lists those there are")
+    })
+}
+
+/// Bounds the threads candle computes with on the CPU.
+fn use_threads(threads: NonZeroUsize) -> Result<()> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads.get())
+        .thread_name(|i| format!("compute-{i}"))
+        .build_global()
+        .context("cannot start the compute threads")
 }

@@ -6,6 +6,7 @@ use super::{Op, Pool2d, Shape};
 
 /// Builds one graph. A layer that does not fit its input is a mistake in a family file or an input smaller than the
 /// family can take; the builder remembers the first one, goes on with a unit shape, and [`Builder::finish`] reports it.
+#[derive(Debug)]
 pub struct Builder {
     nodes: Vec<Node>,
     training_only: Vec<&'static str>,

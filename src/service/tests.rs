@@ -16,7 +16,7 @@ use crate::engine::Engine;
 use crate::families::Architecture;
 use crate::imaging::{self, Interpolation, Preprocessing};
 use crate::ir::{Builder, DepthRule, Graph, Shape};
-use crate::repository::LoadedModel;
+use crate::repository::{LoadedModel, Provenance};
 use crate::telemetry::Metrics;
 
 static COLOURS: Architecture = Architecture {
@@ -67,6 +67,7 @@ fn loaded(name: &str, engine: impl Engine + 'static) -> LoadedModel {
             mean: [0.0625; 3],
             std: [1.0; 3],
         },
+        provenance: Provenance::default(),
         engine: Box::new(engine),
     }
 }

@@ -27,15 +27,29 @@ fn run(build: impl Fn(&mut Builder, NodeId)) -> (Vec<f32>, Vec<f32>, Shape) {
         .map(|i| ((i * 7919) % 101) as f32 / 50.0 - 2.5)
         .collect();
     let mut output = vec![f32::NAN; graph.classes()];
-    engine.forward(1, &input, &mut output).expect("a forward pass");
+    engine
+        .forward(1, &input, &mut output)
+        .expect("a forward pass");
     let last = graph.nodes()[graph.nodes().len() - 1].shape;
     (input, output, last)
 }
 
 /// The input pixels under each window of `pool` and how many padding pixels lie beside them, for every output value.
 fn under_windows(input: &[f32], pool: &Pool2d) -> Vec<(Vec<f32>, usize)> {
-    let rows = windows(INPUT.height, pool.kernel.0, pool.stride, pool.padding.0, pool.ceil);
-    let columns = windows(INPUT.width, pool.kernel.1, pool.stride, pool.padding.1, pool.ceil);
+    let rows = windows(
+        INPUT.height,
+        pool.kernel.0,
+        pool.stride,
+        pool.padding.0,
+        pool.ceil,
+    );
+    let columns = windows(
+        INPUT.width,
+        pool.kernel.1,
+        pool.stride,
+        pool.padding.1,
+        pool.ceil,
+    );
     let mut all = Vec::new();
     for c in 0..INPUT.channels {
         for i in 0..rows {
@@ -44,11 +58,16 @@ fn under_windows(input: &[f32], pool: &Pool2d) -> Vec<(Vec<f32>, usize)> {
                 for ki in 0..pool.kernel.0 {
                     for kj in 0..pool.kernel.1 {
                         let (y, x) = (i * pool.stride + ki, j * pool.stride + kj);
-                        let inside = |at: usize, pad: usize, size: usize| at >= pad && at < size + pad;
-                        if inside(y, pool.padding.0, INPUT.height) && inside(x, pool.padding.1, INPUT.width) {
+                        let inside =
+                            |at: usize, pad: usize, size: usize| at >= pad && at < size + pad;
+                        if inside(y, pool.padding.0, INPUT.height)
+                            && inside(x, pool.padding.1, INPUT.width)
+                        {
                             let (y, x) = (y - pool.padding.0, x - pool.padding.1);
                             pixels.push(input[(c * INPUT.height + y) * INPUT.width + x]);
-                        } else if y < INPUT.height + 2 * pool.padding.0 && x < INPUT.width + 2 * pool.padding.1 {
+                        } else if y < INPUT.height + 2 * pool.padding.0
+                            && x < INPUT.width + 2 * pool.padding.1
+                        {
                             padding += 1;
                         }
                     }
@@ -63,12 +82,21 @@ fn under_windows(input: &[f32], pool: &Pool2d) -> Vec<(Vec<f32>, usize)> {
 fn assert_close(found: &[f32], expected: &[f32], what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}");
     for (i, (a, b)) in found.iter().zip(expected).enumerate() {
-        assert!((a - b).abs() <= 1e-5 * b.abs().max(1.0), "{what}, value {i}: {a}, expected {b}");
+        assert!(
+            (a - b).abs() <= 1e-5 * b.abs().max(1.0),
+            "{what}, value {i}: {a}, expected {b}"
+        );
     }
 }
 
 fn pools() -> impl Iterator<Item = Pool2d> {
-    let sizes = [((3, 3), 2, (1, 1)), ((3, 3), 2, (0, 0)), ((2, 3), 2, (1, 0)), ((3, 3), 1, (1, 1)), ((4, 4), 3, (2, 1))];
+    let sizes = [
+        ((3, 3), 2, (1, 1)),
+        ((3, 3), 2, (0, 0)),
+        ((2, 3), 2, (1, 0)),
+        ((3, 3), 1, (1, 1)),
+        ((4, 4), 3, (2, 1)),
+    ];
     sizes.into_iter().flat_map(|(kernel, stride, padding)| {
         [false, true].map(|ceil| Pool2d {
             kernel,
@@ -127,7 +155,8 @@ fn adaptive_average_pool_has_pytorchs_borders() {
         for i in 0..output.0 {
             for j in 0..output.1 {
                 let rows = i * INPUT.height / output.0..((i + 1) * INPUT.height).div_ceil(output.0);
-                let columns = j * INPUT.width / output.1..((j + 1) * INPUT.width).div_ceil(output.1);
+                let columns =
+                    j * INPUT.width / output.1..((j + 1) * INPUT.width).div_ceil(output.1);
                 let count = rows.len() * columns.len();
                 let sum: f32 = rows
                     .flat_map(|y| columns.clone().map(move |x| (y, x)))
@@ -177,8 +206,8 @@ fn convolutions_with_bias_groups_and_oblong_kernels() {
     let (mut b, x) = Builder::new(INPUT);
     b.layer("conv", op, &[x]);
     let graph = b.finish().expect("a graph");
-    let mut parameters =
-        Parameters::load(&graph, &Generator::new(&graph, 7, [0.5, 0.9])).expect("generated weights");
+    let mut parameters = Parameters::load(&graph, &Generator::new(&graph, 7, [0.5, 0.9]))
+        .expect("generated weights");
     for name in ["conv.weight", "conv.bias"] {
         lists.push(parameters.take(name).expect(name));
     }
@@ -188,7 +217,7 @@ fn convolutions_with_bias_groups_and_oblong_kernels() {
         for y in 0..5 {
             for x in 0..6 {
                 let mut sum = lists[1][o];
-                for k in 0..7 {
+                for k in 0..7usize {
                     let column = (2 * x + k).wrapping_sub(3);
                     if column < 11 {
                         // one input channel a group
@@ -216,7 +245,12 @@ fn slices_of_the_wrong_length_are_refused() {
     let mut engine =
         CandleEngine::new(&graph, Parameters::default(), Device::Cpu, info).expect("an engine");
     let mut logits = vec![0.0; INPUT.elements()];
-    let error = engine.forward(2, &[0.0; 5], &mut logits).expect_err("too short");
+    let error = engine
+        .forward(2, &[0.0; 5], &mut logits)
+        .expect_err("too short");
     let text = error.to_string();
-    assert!(text.contains("input has 5 values") && text.contains("396"), "{text}");
+    assert!(
+        text.contains("input has 5 values") && text.contains("396"),
+        "{text}"
+    );
 }

@@ -41,7 +41,9 @@ pub(super) struct Unary {
 impl Arrival {
     /// Whether a unary call's handler has yet to take the room.
     fn has_room(&self) -> bool {
-        self.unary.as_ref().is_some_and(|unary| unary.lock().is_some())
+        self.unary
+            .as_ref()
+            .is_some_and(|unary| unary.lock().is_some())
     }
 }
 
@@ -189,7 +191,18 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(parse_timeout(text), Some(expected), "{text}");
         }
-        for text in ["", "S", "1", "1s", "123456789S", "-1S", "+1S", "1.5S", "1é", "é"] {
+        for text in [
+            "",
+            "S",
+            "1",
+            "1s",
+            "123456789S",
+            "-1S",
+            "+1S",
+            "1.5S",
+            "1é",
+            "é",
+        ] {
             assert_eq!(parse_timeout(text), None, "{text}");
         }
     }

@@ -13,7 +13,10 @@ use crate::service::{Code, Error, ModelState, ModelStatus, Prediction, Reply, Ti
 pub(super) fn status(error: Error) -> Status {
     let (_, code) = table::of(error.code);
     let mut trailers = MetadataMap::new();
-    trailers.insert("resnetd-code", AsciiMetadataValue::from_static(error.code.as_str()));
+    trailers.insert(
+        "resnetd-code",
+        AsciiMetadataValue::from_static(error.code.as_str()),
+    );
     if let Some(after) = error.retry_after {
         let ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
         trailers.insert("grpc-retry-pushback-ms", AsciiMetadataValue::from(ms));
@@ -42,7 +45,9 @@ pub(super) fn ask(request: pb::ClassifyRequest) -> Ask {
     Ask {
         images: request.images.into_iter().map(Ok).collect(),
         model: Some(request.model).filter(|model| !model.is_empty()),
-        top_k: usize::try_from(request.top_k).ok().filter(|&top_k| top_k != 0),
+        top_k: usize::try_from(request.top_k)
+            .ok()
+            .filter(|&top_k| top_k != 0),
     }
 }
 

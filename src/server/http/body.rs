@@ -108,7 +108,8 @@ pub(super) async fn read(
             let json = collect(body).await?;
             // megabytes of base64 would hold up a worker of the runtime for tens of milliseconds
             let parsed = tokio::task::spawn_blocking(move || parse_json(&json)).await;
-            let parsed = parsed.map_err(|error| Error::new(Code::Internal, error.to_string()))??;
+            let parsed =
+                parsed.map_err(|error| Error::new(Code::Internal, error.to_string()))??;
             ask.images = parsed.images;
             agree("model", &mut ask.model, parsed.model)?;
             agree("top_k", &mut ask.top_k, parsed.top_k)?;
@@ -145,7 +146,9 @@ async fn read_form(mut form: Multipart, ask: &mut Ask, max_images: usize) -> Res
                     "the form has more than the {max_images} images allowed; send them in several requests"
                 )));
             }
-            _ => ask.images.push(Ok(field.bytes().await.map_err(form_error)?)),
+            _ => ask
+                .images
+                .push(Ok(field.bytes().await.map_err(form_error)?)),
         }
     }
     Ok(())
@@ -156,7 +159,9 @@ async fn value(name: &str, mut field: Field<'_>) -> Result<String, Error> {
     let mut bytes = Vec::new();
     while let Some(chunk) = field.chunk().await.map_err(form_error)? {
         if bytes.len() + chunk.len() > MAX_FIELD {
-            return Err(invalid(format!("the form's {name} is longer than {MAX_FIELD} bytes")));
+            return Err(invalid(format!(
+                "the form's {name} is longer than {MAX_FIELD} bytes"
+            )));
         }
         bytes.extend_from_slice(&chunk);
     }
@@ -206,7 +211,8 @@ fn agree<T: PartialEq + std::fmt::Debug>(
 async fn collect(mut body: Body) -> Result<Bytes, Error> {
     let mut bytes = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| typed(&error).unwrap_or_else(|| invalid(error.to_string())))?;
+        let frame =
+            frame.map_err(|error| typed(&error).unwrap_or_else(|| invalid(error.to_string())))?;
         if let Ok(data) = frame.into_data() {
             bytes.extend_from_slice(&data);
         }
@@ -215,7 +221,8 @@ async fn collect(mut body: Body) -> Result<Bytes, Error> {
 }
 
 fn form_error(error: axum::extract::multipart::MultipartError) -> Error {
-    typed(&error).unwrap_or_else(|| invalid(format!("the form cannot be read: {}", error.body_text())))
+    typed(&error)
+        .unwrap_or_else(|| invalid(format!("the form cannot be read: {}", error.body_text())))
 }
 
 /// The guard's error inside those that wrap it.

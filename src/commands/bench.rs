@@ -1,0 +1,118 @@
+//! `resnetd bench`: the forward pass of one network on random input.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use safetensors::tensor::{Dtype, TensorView};
+
+use crate::config::BenchArgs;
+use crate::engine::{Engine, select};
+use crate::families::Architecture;
+use crate::ir::Graph;
+use crate::weights::{self, Generator, Parameters};
+
+const SEED: u64 = 20151210;
+const WARMUP_BATCHES: usize = 2;
+const MIN_BATCHES: usize = 3;
+
+pub(super) fn run(args: &BenchArgs) -> Result<()> {
+    super::use_threads(args.engine.threads())?;
+    let architecture = super::architecture(&args.architecture)?;
+    let graph = Arc::new(architecture.default_graph().map_err(anyhow::Error::msg)?);
+    let parameters = match &args.weights {
+        Some(path) => Parameters::load(&graph, weights::open(path)?.as_ref())?,
+        None => Parameters::load(&graph, &Generator::new(&graph, SEED, [0.5, 0.9]))?,
+    };
+    let mut engine = select(&graph, parameters, &args.engine.options())?;
+    let batch = args.batch.get();
+    let input = Generator::input(SEED, batch, graph.input());
+    let mut logits = vec![0.0; batch * graph.classes()];
+    let seconds = Duration::try_from_secs_f64(args.seconds)
+        .context("--seconds must be a positive number of seconds")?;
+    let times = measure(engine.as_mut(), batch, &input, &mut logits, seconds)?;
+    if let Some(path) = &args.dump {
+        dump(path, &graph, batch, &input, &logits)?;
+    }
+    report(args, architecture, engine.as_ref(), &times);
+    Ok(())
+}
+
+/// Durations of at least [`MIN_BATCHES`] forward passes, sorted.
+fn measure(
+    engine: &mut dyn Engine,
+    batch: usize,
+    input: &[f32],
+    logits: &mut [f32],
+    seconds: Duration,
+) -> Result<Vec<Duration>> {
+    for _ in 0..WARMUP_BATCHES {
+        engine.forward(batch, input, logits)?;
+    }
+    let mut times = Vec::new();
+    let start = Instant::now();
+    while start.elapsed() < seconds || times.len() < MIN_BATCHES {
+        let begun = Instant::now();
+        engine.forward(batch, input, logits)?;
+        times.push(begun.elapsed());
+    }
+    times.sort_unstable();
+    Ok(times)
+}
+
+fn report(args: &BenchArgs, architecture: &Architecture, engine: &dyn Engine, times: &[Duration]) {
+    let percentile = |p: usize| {
+        let index = (times.len() * p).div_ceil(100).max(1) - 1;
+        times[index].as_secs_f64() * 1e3
+    };
+    let batch = args.batch.get();
+    let info = engine.info();
+    let rate = batch as f64 * 1e3 / percentile(50);
+    if !args.json {
+        println!(
+            "{} batch {batch}: {rate:.1} images/s, p50 {:.2} ms, p90 {:.2} ms, p99 {:.2} ms ({} {} {} on {})",
+            architecture.name,
+            percentile(50),
+            percentile(90),
+            percentile(99),
+            info.engine,
+            info.precision,
+            info.isa,
+            info.device,
+        );
+        return;
+    }
+    let line = serde_json::json!({
+        "architecture": architecture.name,
+        "batch": batch,
+        "batches": times.len(),
+        "images_per_second": rate,
+        "latency_ms": { "p50": percentile(50), "p90": percentile(90), "p99": percentile(99) },
+        "engine": info.engine,
+        "precision": info.precision,
+        "isa": info.isa,
+        "device": info.device,
+        "threads": args.engine.threads(),
+    });
+    println!("{line}");
+}
+
+/// Writes `input` `[n, c, h, w]` and `logits` `[n, classes]`.
+fn dump(path: &Path, graph: &Graph, batch: usize, input: &[f32], logits: &[f32]) -> Result<()> {
+    let bytes =
+        |values: &[f32]| -> Vec<u8> { values.iter().flat_map(|v| v.to_le_bytes()).collect() };
+    let (input, logits) = (bytes(input), bytes(logits));
+    let shape = graph.input();
+    let dims = vec![batch, shape.channels, shape.height, shape.width];
+    let tensors = HashMap::from([
+        ("input", TensorView::new(Dtype::F32, dims, &input)?),
+        (
+            "logits",
+            TensorView::new(Dtype::F32, vec![batch, graph.classes()], &logits)?,
+        ),
+    ]);
+    safetensors::serialize_to_file(tensors, None, path)
+        .with_context(|| format!("cannot write {}", path.display()))
+}

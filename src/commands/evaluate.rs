@@ -1,0 +1,146 @@
+//! `resnetd evaluate`: top-1 and top-5 accuracy over a folder of class folders.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use futures_util::StreamExt;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::local::{IN_FLIGHT, Local, runtime};
+use crate::config::EvaluateArgs;
+
+/// A file and the class it should get.
+struct Sample {
+    file: PathBuf,
+    class: usize,
+}
+
+#[derive(Default)]
+struct Tally {
+    images: usize,
+    top1: usize,
+    top5: usize,
+    /// Could not be classified; counted as wrong.
+    failed: usize,
+}
+
+pub(super) fn run(args: &EvaluateArgs) -> Result<()> {
+    let local = Local::new(&args.models, &args.engine, &args.images)?;
+    let samples = samples(&args.data, &local.model.labels)?;
+    let bar = ProgressBar::new(samples.len() as u64).with_style(style()?);
+    let started = Instant::now();
+    let tally = runtime()?.block_on(async {
+        let mut answers = futures_util::stream::iter(&samples)
+            .map(async |sample| (sample, local.classify(&sample.file, 5).await))
+            .buffer_unordered(IN_FLIGHT);
+        let mut tally = Tally::default();
+        while let Some((sample, answer)) = answers.next().await {
+            tally.images += 1;
+            match answer {
+                Ok(predictions) => {
+                    let place = predictions.iter().position(|p| p.class == sample.class);
+                    tally.top1 += usize::from(place == Some(0));
+                    tally.top5 += usize::from(place.is_some());
+                }
+                Err(error) => {
+                    tally.failed += 1;
+                    bar.suspend(|| eprintln!("{}: {error}", sample.file.display()));
+                }
+            }
+            bar.set_message(format!("top-1 {:.2} %", percent(tally.top1, tally.images)));
+            bar.inc(1);
+        }
+        tally
+    });
+    bar.finish_and_clear();
+    report(
+        args,
+        &local,
+        &tally,
+        tally.images as f64 / started.elapsed().as_secs_f64(),
+    );
+    Ok(())
+}
+
+fn report(args: &EvaluateArgs, local: &Local, tally: &Tally, rate: f64) {
+    let (top1, top5) = (
+        percent(tally.top1, tally.images),
+        percent(tally.top5, tally.images),
+    );
+    let model = &local.model.name;
+    if args.json {
+        let line = serde_json::json!({
+            "model": model, "images": tally.images, "failed": tally.failed,
+            "top1": top1, "top5": top5, "images_per_second": rate,
+        });
+        println!("{line}");
+        return;
+    }
+    println!(
+        "{model}: top-1 {top1:.2} %, top-5 {top5:.2} % of {} images ({rate:.0} images/s)",
+        tally.images
+    );
+    if tally.failed > 0 {
+        println!(
+            "{} images could not be classified and count as wrong",
+            tally.failed
+        );
+    }
+}
+
+fn percent(part: usize, whole: usize) -> f64 {
+    100.0 * part as f64 / whole.max(1) as f64
+}
+
+fn style() -> Result<ProgressStyle> {
+    let template = "{bar:40} {pos}/{len} {msg} {per_sec} {eta}";
+    ProgressStyle::with_template(template).context("the progress bar's template")
+}
+
+/// Every file below `data`, with the class of its folder: the label of that name, or, where no folder is named like a
+/// label and there is one for each class, the class at the folder's place in alphabetical order.
+fn samples(data: &Path, labels: &[String]) -> Result<Vec<Sample>> {
+    let mut folders: Vec<PathBuf> = entries(data)?.into_iter().filter(|p| p.is_dir()).collect();
+    folders.sort();
+    if folders.is_empty() {
+        bail!("{} holds no class folders", data.display());
+    }
+    let named: Vec<Option<usize>> = folders
+        .iter()
+        .map(|folder| {
+            let name = folder.file_name()?.to_str()?;
+            labels
+                .iter()
+                .position(|label| label.eq_ignore_ascii_case(name))
+        })
+        .collect();
+    let in_order = named.iter().all(Option::is_none) && folders.len() == labels.len();
+    let mut samples = Vec::new();
+    for (place, (folder, class)) in folders.iter().zip(named).enumerate() {
+        let class = class.or(in_order.then_some(place)).with_context(|| {
+            format!(
+                "{} is not named like one of the model's {} labels (such as {:?})",
+                folder.display(),
+                labels.len(),
+                labels.first().map_or("", String::as_str),
+            )
+        })?;
+        let mut files = entries(folder)?;
+        files.sort();
+        samples.extend(
+            files
+                .into_iter()
+                .filter(|f| f.is_file())
+                .map(|file| Sample { file, class }),
+        );
+    }
+    Ok(samples)
+}
+
+fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+    let list = std::fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
+    list.map(|entry| Ok(entry?.path()))
+        .collect::<std::io::Result<_>>()
+        .with_context(|| format!("cannot read {}", dir.display()))
+}

@@ -1,0 +1,101 @@
+//! The service inside this process, for commands that classify files without a server.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::wanted::wanted;
+use crate::batching;
+use crate::config::{EngineArgs, ImageArgs, ModelArgs};
+use crate::repository;
+use crate::service::{self, Classifier, Classify, Code, Prediction, Request, ServedModel};
+use crate::telemetry::Metrics;
+
+const MAX_BATCH: usize = 32;
+/// Images in flight: one batch computing, one being decoded.
+pub(super) const IN_FLIGHT: usize = 2 * MAX_BATCH;
+/// Files are answered however long they take.
+const PATIENCE: Duration = Duration::from_secs(24 * 3600);
+
+/// One model, loaded and answering.
+pub(super) struct Local {
+    classifier: Classifier,
+    pub(super) model: Arc<ServedModel>,
+}
+
+impl Local {
+    /// Loads the one model that the flags name.
+    pub(super) fn new(models: &ModelArgs, engine: &EngineArgs, images: &ImageArgs) -> Result<Self> {
+        super::use_threads(engine.threads())?;
+        let wanted = wanted(models)?;
+        let chosen = match &models.default_model {
+            Some(name) => wanted.iter().find(|m| m.spec.name == *name),
+            None if wanted.len() > 1 => {
+                bail!("several models are named; choose one with --default-model")
+            }
+            None => wanted.first(),
+        };
+        let spec = &chosen.context("no model is named")?.spec;
+        let config = service::Config {
+            default_model: None,
+            decode_threads: engine.threads(),
+            imaging: images.imaging(),
+            batching: batching::Config {
+                max_batch: MAX_BATCH,
+                max_queue_delay: Duration::from_millis(2),
+                max_queue: IN_FLIGHT,
+            },
+        };
+        let metrics = Metrics::new(&Code::ALL.map(Code::as_str));
+        let classifier =
+            Classifier::new(config, metrics).context("cannot start the decoding threads")?;
+        let loaded = repository::load(spec, &engine.repository())?;
+        classifier.load_model(loaded)?;
+        let model = classifier
+            .admit(None, 1)
+            .map_err(anyhow::Error::from)?
+            .model;
+        Ok(Self { classifier, model })
+    }
+
+    /// Reads and classifies one file.
+    pub(super) async fn classify(
+        &self,
+        file: &Path,
+        top_k: usize,
+    ) -> Result<Vec<Prediction>, service::Error> {
+        let unreadable = |e: std::io::Error| {
+            service::Error::new(
+                Code::InvalidRequest,
+                format!("cannot read {}: {e}", file.display()),
+            )
+        };
+        let bytes = tokio::fs::read(file).await.map_err(unreadable)?;
+        let received = Instant::now();
+        let request = Request {
+            images: vec![bytes.into()],
+            top_k,
+            received,
+            deadline: received + PATIENCE,
+        };
+        let admission = self.classifier.admit(None, 1)?;
+        let reply = self.classifier.classify(admission, request).await?;
+        let first = reply.results.into_iter().next();
+        first.unwrap_or_else(|| {
+            Err(service::Error::new(
+                Code::Internal,
+                "the image got no answer",
+            ))
+        })
+    }
+}
+
+/// A runtime for one command.
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")
+}
