@@ -323,6 +323,19 @@ fn the_last_handle_gone_the_queue_drains_and_the_worker_ends() {
 }
 
 #[test]
+fn an_idle_worker_ends_with_its_last_handle() {
+    let (house, remote) = instant(config(2, HOUR, 8));
+    let clone = house.batcher.clone();
+    let answer = house.send(1.0);
+    drop(house);
+    assert!(wait(answer).is_ok());
+    // time for the worker to fall asleep, so that it must be woken to end
+    std::thread::sleep(Duration::from_millis(30));
+    drop(clone);
+    assert!(remote.ended());
+}
+
+#[test]
 fn a_worker_that_is_gone_leaves_nobody_waiting() {
     let metrics = Metrics::new(&[]).model(&ModelLabels::default());
     let queue = Arc::new(Queue::new(2, config(8, HOUR, 8), metrics));

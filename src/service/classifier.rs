@@ -230,11 +230,8 @@ impl Classifier {
             }));
         }
         if results.iter().all(Result::is_err) {
-            let first = results
-                .into_iter()
-                .next()
-                .unwrap_or_else(|| Err(no_images()));
-            return Err(first.err().unwrap_or_else(no_images));
+            let first = results.into_iter().find_map(Result::err);
+            return Err(first.unwrap_or_else(no_images));
         }
         timing.total = received.elapsed();
         Ok(Reply {
