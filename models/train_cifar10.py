@@ -140,7 +140,7 @@ def export(model, args, epochs, train_set):
         "CIFAR-10 (Krizhevsky 2009), 50000 training and 10000 test images of 32 x 32 pixels, stored as "
         f"JPEG of quality 75 with 4:2:0 chroma. The test accuracy is {published - top1:.1f} points below "
         f"the {published} % that He et al. 2015 publish for this network on raw pixels and about 164 "
-        "epochs; the compression explains a part of that which was not measured."
+        "epochs; the compression explains a part of that, of a size that was not measured."
     )
     recipe = (
         f"python models/train_cifar10.py --data DIR --scratch SCRATCH --architecture {args.architecture} "
@@ -199,7 +199,6 @@ def train(model, args, train_set):
             part.load_state_dict(state[name])
         torch.set_rng_state(state["random"])
         first = state["epoch"]
-        print(f"resumed after epoch {first}", flush=True)
     forward = torch.compile(model) if args.compile else model
     for epoch in range(first, 0 if args.export_only else args.epochs):
         start, losses, hits = time.time(), 0.0, 0

@@ -16,7 +16,9 @@ pub enum Code {
     NotFound,
     /// 405 UNIMPLEMENTED
     MethodNotAllowed,
-    /// 413 RESOURCE_EXHAUSTED... body over --max-body-bytes
+    /// 408 DEADLINE_EXCEEDED: no part of the body came for --body-timeout
+    BodyTimeout,
+    /// 413 RESOURCE_EXHAUSTED: a body over --max-body-bytes
     BodyTooLarge,
     /// 413 INVALID_ARGUMENT: an image over --max-image-pixels
     ImageTooLarge,
@@ -47,11 +49,12 @@ pub struct Error {
 }
 
 impl Code {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Code::InvalidRequest,
         Code::ModelNotFound,
         Code::NotFound,
         Code::MethodNotAllowed,
+        Code::BodyTimeout,
         Code::BodyTooLarge,
         Code::ImageTooLarge,
         Code::UnsupportedImage,
@@ -70,6 +73,7 @@ impl Code {
             Code::ModelNotFound => "model_not_found",
             Code::NotFound => "not_found",
             Code::MethodNotAllowed => "method_not_allowed",
+            Code::BodyTimeout => "body_timeout",
             Code::BodyTooLarge => "body_too_large",
             Code::ImageTooLarge => "image_too_large",
             Code::UnsupportedImage => "unsupported_image",
@@ -124,7 +128,9 @@ impl From<QueueFull> for Error {
         if full.asked > full.limit {
             // coming back later would not help
             let QueueFull { asked, limit, .. } = full;
-            let message = format!("the request has {asked} images, but at most {limit} are admitted at a time; send fewer");
+            let message = format!(
+                "the request has {asked} images, but at most {limit} are admitted at a time; send fewer"
+            );
             return Self::new(Code::InvalidRequest, message);
         }
         Self::new(Code::QueueFull, full.to_string()).retry_after(Duration::from_secs(1))
@@ -136,9 +142,10 @@ impl From<BatchError> for Error {
         match error {
             BatchError::Deadline => Self::deadline(),
             // the cause stands in the log; it says nothing that a caller could act on
-            BatchError::Engine(_) | BatchError::ImageLength { .. } => {
-                Self::new(Code::Internal, "the model failed on this batch of images; try again")
-            }
+            BatchError::Engine(_) | BatchError::ImageLength { .. } => Self::new(
+                Code::Internal,
+                "the model failed on this batch of images; try again",
+            ),
             BatchError::Closed => Self::new(Code::Unavailable, error.to_string()),
         }
     }
@@ -175,7 +182,10 @@ mod tests {
             limit: 8,
         };
         let error = Error::from(full);
-        assert_eq!((error.code, error.retry_after), (Code::InvalidRequest, None));
+        assert_eq!(
+            (error.code, error.retry_after),
+            (Code::InvalidRequest, None)
+        );
         let error = Error::from(QueueFull { asked: 8, ..full });
         assert_eq!(error.code, Code::QueueFull);
         assert!(error.retry_after.is_some());

@@ -16,6 +16,7 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::sync::watch;
 
 pub use classifier::{Admission, Classifier, Config, LoadError};
 pub use error::{Code, Error};
@@ -29,13 +30,23 @@ pub trait Classify: Send + Sync + 'static {
     fn admit(&self, model: Option<&str>, images: usize) -> Result<Admission, Error>;
 
     /// Classifies the images under an admission. Dropping the future withdraws the images still queued.
-    fn classify(&self, admission: Admission, request: Request) -> BoxFuture<'_, Result<Reply, Error>>;
+    fn classify(
+        &self,
+        admission: Admission,
+        request: Request,
+    ) -> BoxFuture<'_, Result<Reply, Error>>;
 
     /// Every model known, serving or not, in the order of registration; the first is the default unless one is named.
     fn models(&self) -> Vec<ModelStatus>;
 
     /// Whether every model has loaded and warmed up and the server is not draining.
     fn is_ready(&self) -> bool;
+
+    /// Readiness now and every change of it.
+    fn subscribe(&self) -> watch::Receiver<Readiness>;
+
+    /// Turns readiness off for good; requests are still answered.
+    fn drain(&self);
 }
 
 /// Images of one request; the model is in the [`Admission`].

@@ -1,0 +1,128 @@
+//! The service's words in protobuf and in gRPC statuses.
+
+use std::time::Duration;
+
+use tonic::metadata::{AsciiMetadataValue, MetadataMap};
+use tonic::{Code as Grpc, Status};
+
+use crate::server::ask::Ask;
+use crate::server::{pb, status as table};
+use crate::service::{Code, Error, ModelState, ModelStatus, Prediction, Reply, Timing};
+
+/// An error as a status, with its code and when to come back in the trailers.
+pub(super) fn status(error: Error) -> Status {
+    let (_, code) = table::of(error.code);
+    let mut trailers = MetadataMap::new();
+    trailers.insert("resnetd-code", AsciiMetadataValue::from_static(error.code.as_str()));
+    if let Some(after) = error.retry_after {
+        let ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+        trailers.insert("grpc-retry-pushback-ms", AsciiMetadataValue::from(ms));
+    }
+    Status::with_metadata(code, error.message, trailers)
+}
+
+/// What tonic refused before a handler saw it. Its decoder calls a message that is no protobuf INTERNAL and one over
+/// the limit OUT_OF_RANGE; both are the caller's.
+pub(super) fn refused_by_tonic(status: &Status) -> Error {
+    let message = status.message();
+    match status.code() {
+        Grpc::OutOfRange | Grpc::ResourceExhausted => Error::new(
+            Code::BodyTooLarge,
+            format!("the message is larger than allowed: {message}"),
+        ),
+        Grpc::Cancelled => Error::new(Code::Cancelled, message),
+        _ => Error::new(
+            Code::InvalidRequest,
+            format!("the message cannot be read: {message}"),
+        ),
+    }
+}
+
+pub(super) fn ask(request: pb::ClassifyRequest) -> Ask {
+    Ask {
+        images: request.images.into_iter().map(Ok).collect(),
+        model: Some(request.model).filter(|model| !model.is_empty()),
+        top_k: usize::try_from(request.top_k).ok().filter(|&top_k| top_k != 0),
+    }
+}
+
+pub(super) fn response(id: String, reply: Reply) -> pb::ClassifyResponse {
+    pb::ClassifyResponse {
+        id,
+        model: reply.model,
+        version: reply.version,
+        depth: number(reply.depth),
+        results: reply.results.into_iter().map(image_result).collect(),
+        timing: Some(timing(reply.timing)),
+    }
+}
+
+pub(super) fn error(error: Error) -> pb::Error {
+    pb::Error {
+        code: error.code.as_str().to_owned(),
+        message: error.message,
+    }
+}
+
+pub(super) fn model(model: ModelStatus) -> pb::Model {
+    let mut answer = pb::Model {
+        name: model.name,
+        ..Default::default()
+    };
+    match model.state {
+        ModelState::Loading => answer.set_state(pb::model::State::Loading),
+        ModelState::Failed(reason) => {
+            answer.set_state(pb::model::State::Failed);
+            answer.error = reason;
+        }
+        ModelState::Ready(served) => {
+            answer.set_state(pb::model::State::Ready);
+            answer.version = served.version.clone();
+            answer.architecture = served.architecture.to_owned();
+            answer.family = served.family.to_owned();
+            answer.depth = number(served.depth);
+            answer.classes = number(served.labels.len());
+            answer.input_size = number(served.input.height);
+            answer.parameters = served.counts.parameters;
+            answer.device = served.engine.device.clone();
+        }
+    }
+    answer
+}
+
+fn image_result(result: Result<Vec<Prediction>, Error>) -> pb::ImageResult {
+    use pb::image_result::Result as Wire;
+    let result = match result {
+        Ok(predictions) => Wire::Predictions(pb::Predictions {
+            predictions: predictions.into_iter().map(prediction).collect(),
+        }),
+        Err(failed) => Wire::Error(error(failed)),
+    };
+    pb::ImageResult {
+        result: Some(result),
+    }
+}
+
+fn prediction(prediction: Prediction) -> pb::Prediction {
+    pb::Prediction {
+        class: number(prediction.class),
+        label: prediction.label,
+        probability: prediction.probability,
+    }
+}
+
+fn timing(timing: Timing) -> pb::Timing {
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    pb::Timing {
+        decode_ms: ms(timing.decode),
+        preprocess_ms: ms(timing.preprocess),
+        queue_ms: ms(timing.queue),
+        inference_ms: ms(timing.inference),
+        total_ms: ms(timing.total),
+    }
+}
+
+/// Depths, classes and sides are far below the limit of the wire's type.
+fn number(value: usize) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,235 @@
+//! The three forms of a classification request: an image as it is, a multipart form, JSON with base64.
+
+use std::borrow::Cow;
+use std::error::Error as StdError;
+
+use axum::body::Body;
+use axum::extract::multipart::{Field, Multipart};
+use axum::extract::{FromRequest, Query, Request};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Uri};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use serde::Deserialize;
+
+use crate::server::ask::Ask;
+use crate::service::{Code, Error};
+
+/// A value of a form field that is not a file; the longest meaningful one is a model's name.
+const MAX_FIELD: usize = 4096;
+
+/// How the images are wrapped. Without a type that says so they are not: curl sends a form's type for `--data-binary`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    Raw,
+    Multipart,
+    Json,
+}
+
+/// What the query says.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Params {
+    pub(super) model: Option<String>,
+    pub(super) top_k: Option<usize>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JsonRequest<'a> {
+    #[serde(borrow)]
+    images: Vec<JsonImage<'a>>,
+    model: Option<String>,
+    top_k: Option<usize>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JsonImage<'a> {
+    #[serde(borrow)]
+    b64: Cow<'a, str>,
+}
+
+impl Form {
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let content_type = headers
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
+        let essence = content_type.split(';').next().unwrap_or_default().trim();
+        if essence.eq_ignore_ascii_case("multipart/form-data") {
+            Form::Multipart
+        } else if essence.eq_ignore_ascii_case("application/json") {
+            Form::Json
+        } else {
+            Form::Raw
+        }
+    }
+}
+
+impl Params {
+    pub(super) fn of(uri: &Uri) -> Result<Self, Error> {
+        let Query(params) = Query::<Self>::try_from_uri(uri).map_err(|error| {
+            invalid(format!(
+                "the query is not understood: {error}; model (a name) and top_k (1 to 100) are"
+            ))
+        })?;
+        Ok(Self {
+            model: params.model.filter(|model| !model.is_empty()),
+            ..params
+        })
+    }
+}
+
+/// Reads the body; `max_images` stops a form that has more.
+pub(super) async fn read(
+    form: Form,
+    params: Params,
+    parts: Parts,
+    body: Body,
+    max_images: usize,
+) -> Result<Ask, Error> {
+    let mut ask = Ask {
+        images: Vec::new(),
+        model: params.model,
+        top_k: params.top_k,
+    };
+    match form {
+        Form::Raw => {
+            let image = collect(body).await?;
+            if !image.is_empty() {
+                ask.images.push(Ok(image));
+            }
+        }
+        Form::Json => {
+            let json = collect(body).await?;
+            // megabytes of base64 would hold up a worker of the runtime for tens of milliseconds
+            let parsed = tokio::task::spawn_blocking(move || parse_json(&json)).await;
+            let parsed = parsed.map_err(|error| Error::new(Code::Internal, error.to_string()))??;
+            ask.images = parsed.images;
+            agree("model", &mut ask.model, parsed.model)?;
+            agree("top_k", &mut ask.top_k, parsed.top_k)?;
+        }
+        Form::Multipart => {
+            let request = Request::from_parts(parts, body);
+            let form = Multipart::from_request(request, &()).await;
+            let form = form.map_err(|error| invalid(error.body_text()))?;
+            read_form(form, &mut ask, max_images).await?;
+        }
+    }
+    Ok(ask)
+}
+
+/// A file part is an image; so is a part without a file's name unless it is called `model` or `top_k`.
+async fn read_form(mut form: Multipart, ask: &mut Ask, max_images: usize) -> Result<(), Error> {
+    while let Some(field) = form.next_field().await.map_err(form_error)? {
+        let is_file = field.file_name().is_some();
+        match field.name() {
+            Some("model") if !is_file => {
+                let model = Some(value("model", field).await?).filter(|model| !model.is_empty());
+                agree("model", &mut ask.model, model)?;
+            }
+            Some("top_k") if !is_file => {
+                let text = value("top_k", field).await?;
+                let top_k = text
+                    .trim()
+                    .parse()
+                    .map_err(|_| invalid(format!("top_k is {text:?}, expected 1 to 100")))?;
+                agree("top_k", &mut ask.top_k, Some(top_k))?;
+            }
+            _ if ask.images.len() == max_images => {
+                return Err(invalid(format!(
+                    "the form has more than the {max_images} images allowed; send them in several requests"
+                )));
+            }
+            _ => ask.images.push(Ok(field.bytes().await.map_err(form_error)?)),
+        }
+    }
+    Ok(())
+}
+
+/// The text of a field that is not a file.
+async fn value(name: &str, mut field: Field<'_>) -> Result<String, Error> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = field.chunk().await.map_err(form_error)? {
+        if bytes.len() + chunk.len() > MAX_FIELD {
+            return Err(invalid(format!("the form's {name} is longer than {MAX_FIELD} bytes")));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    String::from_utf8(bytes).map_err(|_| invalid(format!("the form's {name} is not UTF-8")))
+}
+
+fn parse_json(json: &[u8]) -> Result<Ask, Error> {
+    let request: JsonRequest<'_> = serde_json::from_slice(json).map_err(|error| {
+        invalid(format!(
+            "the body is not the JSON expected: {error}; send {{\"images\":[{{\"b64\":\"...\"}}],\"model\":\"...\",\"top_k\":5}}"
+        ))
+    })?;
+    let images = request.images.iter().map(|image| {
+        STANDARD
+            .decode(image.b64.as_bytes())
+            .map(Bytes::from)
+            .map_err(|error| {
+                let message = format!("the image's b64 is not base64: {error}");
+                Error::new(Code::UndecodableImage, message)
+            })
+    });
+    Ok(Ask {
+        images: images.collect(),
+        model: request.model.filter(|model| !model.is_empty()),
+        top_k: request.top_k,
+    })
+}
+
+/// Takes a value said in a second place; saying two different things is an error.
+fn agree<T: PartialEq + std::fmt::Debug>(
+    name: &str,
+    first: &mut Option<T>,
+    second: Option<T>,
+) -> Result<(), Error> {
+    match (&*first, second) {
+        (Some(one), Some(other)) if *one != other => Err(invalid(format!(
+            "{name} is given as {one:?} and as {other:?}; give it once"
+        ))),
+        (_, None) => Ok(()),
+        (_, some) => {
+            *first = some;
+            Ok(())
+        }
+    }
+}
+
+async fn collect(mut body: Body) -> Result<Bytes, Error> {
+    let mut bytes = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| typed(&error).unwrap_or_else(|| invalid(error.to_string())))?;
+        if let Ok(data) = frame.into_data() {
+            bytes.extend_from_slice(&data);
+        }
+    }
+    Ok(bytes.freeze())
+}
+
+fn form_error(error: axum::extract::multipart::MultipartError) -> Error {
+    typed(&error).unwrap_or_else(|| invalid(format!("the form cannot be read: {}", error.body_text())))
+}
+
+/// The guard's error inside those that wrap it.
+fn typed(error: &(dyn StdError + 'static)) -> Option<Error> {
+    let mut error = Some(error);
+    while let Some(this) = error {
+        if let Some(found) = this.downcast_ref::<Error>() {
+            return Some(found.clone());
+        }
+        error = this.source();
+    }
+    None
+}
+
+fn invalid(message: impl Into<String>) -> Error {
+    Error::new(Code::InvalidRequest, message)
+}

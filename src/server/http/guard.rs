@@ -1,0 +1,137 @@
+//! A request body that the peer cannot make endless: bounded in bytes and in the time between two pieces, and read on
+//! for a while when nobody wants it any more.
+//!
+//! The last is for refusals: a socket closed with unread bytes is reset, and a reset can overtake the answer. So a body
+//! dropped early is read in the background: twice what would have been accepted, and for [`LINGER`] at most.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::HeaderMap;
+use axum::http::header::{CONTENT_LENGTH, EXPECT};
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::{Frame, SizeHint};
+use tokio::runtime::Handle;
+use tokio::time::{Instant, Sleep, sleep, timeout};
+
+use crate::server::Config;
+use crate::service::{Code, Error};
+
+const LINGER: Duration = Duration::from_secs(5);
+const LINGER_LEAST: usize = 1 << 20;
+
+/// How the body ends early is a service error, to be found in the source chain of whatever wraps it.
+pub(super) struct Guarded {
+    body: Body,
+    limit: usize,
+    received: usize,
+    /// The header says that more than the limit will come.
+    announced: Option<usize>,
+    stall: Duration,
+    alarm: Pin<Box<Sleep>>,
+    /// Whether reading on makes sense when this is dropped.
+    linger: bool,
+}
+
+impl Guarded {
+    pub(super) fn new(headers: &HeaderMap, body: Body, config: &Config) -> Self {
+        let length = headers
+            .get(CONTENT_LENGTH)
+            .and_then(|length| length.to_str().ok()?.parse().ok());
+        Self {
+            // a peer that waits for 100 Continue sends nothing after a refusal
+            linger: !headers.contains_key(EXPECT) && !hyper::body::Body::is_end_stream(&body),
+            body,
+            limit: config.max_body_bytes,
+            received: 0,
+            announced: length.filter(|&length| length > config.max_body_bytes),
+            stall: config.body_timeout,
+            alarm: Box::pin(sleep(config.body_timeout)),
+        }
+    }
+
+    fn too_large(&self) -> Error {
+        let limit = self.limit;
+        let message = match self.announced {
+            Some(length) => format!("the body has {length} bytes, more than the {limit} allowed"),
+            None => format!("the body has more than the {limit} bytes allowed"),
+        };
+        Error::new(Code::BodyTooLarge, message)
+    }
+}
+
+impl hyper::body::Body for Guarded {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = &mut *self;
+        if this.announced.is_some() {
+            return Poll::Ready(Some(Err(this.too_large())));
+        }
+        let frame = match Pin::new(&mut this.body).poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                ready!(this.alarm.as_mut().poll(cx));
+                let message = format!("no part of the body came for {:?}", this.stall);
+                return Poll::Ready(Some(Err(Error::new(Code::BodyTimeout, message))));
+            }
+        };
+        this.alarm.as_mut().reset(Instant::now() + this.stall);
+        Poll::Ready(match frame {
+            Some(Ok(frame)) => {
+                this.linger = true;
+                this.received += frame.data_ref().map_or(0, Bytes::len);
+                Some(if this.received > this.limit {
+                    Err(this.too_large())
+                } else {
+                    Ok(frame)
+                })
+            }
+            Some(Err(error)) => {
+                this.linger = false;
+                let message = format!("the body could not be read to its end: {error}");
+                Some(Err(Error::new(Code::InvalidRequest, message)))
+            }
+            None => {
+                this.linger = false;
+                None
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.announced.is_none() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        if !self.linger || hyper::body::Body::is_end_stream(&self.body) {
+            return;
+        }
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        let mut body = std::mem::take(&mut self.body);
+        let mut left = self.limit.max(LINGER_LEAST).saturating_mul(2);
+        runtime.spawn(timeout(LINGER, async move {
+            while let Some(Ok(frame)) = body.frame().await {
+                match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
+                    Some(rest) => left = rest,
+                    None => break,
+                }
+            }
+        }));
+    }
+}
