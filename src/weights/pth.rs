@@ -15,6 +15,7 @@ use super::table::Table;
 use super::{WeightSource, WeightsError};
 
 type Archive = ZipArchive<BufReader<File>>;
+type Tensors = Table<(Float, TensorInfo)>;
 
 #[derive(Debug)]
 pub(super) struct PthSource {
@@ -22,7 +23,7 @@ pub(super) struct PthSource {
     /// The archive's one top folder.
     folder: String,
     archive: RefCell<Archive>,
-    table: Table<(Float, TensorInfo)>,
+    table: Tensors,
     /// The storage read last, converted: views of one storage tend to follow each other.
     last: RefCell<Option<(String, Rc<Vec<f32>>)>>,
 }
@@ -88,7 +89,7 @@ impl WeightSource for PthSource {
     }
 }
 
-fn parse(file: File) -> Result<(Archive, String, Table<(Float, TensorInfo)>), String> {
+fn parse(file: File) -> Result<(Archive, String, Tensors), String> {
     let mut archive = ZipArchive::new(BufReader::new(file))
         .map_err(|e| format!("it is not a whole zip archive ({e}); was the download cut off?"))?;
     let folder = archive

@@ -248,6 +248,15 @@ fn neither_depth_nor_sharing_in_a_pickle_exhausts_anything() {
     }
     wide.push(b'.');
     assert!(pickle::state_dict(&wide).is_err());
+    // a text too long for a name, as which it would be copied for every tensor
+    let mut long = b"}X\xff\xff\0\0".to_vec();
+    long.resize(long.len() + 0xffff, b'n');
+    long.extend(b"K\x01s.");
+    assert!(
+        pickle::state_dict(&long)
+            .unwrap_err()
+            .contains("holds no tensors")
+    );
     // a dict that holds itself under the key that is followed
     let cycle = b"}q\0X\x05\0\0\0modelh\0s.";
     assert!(pickle::state_dict(cycle).is_err());
@@ -309,7 +318,7 @@ fn training_only_tensors_are_skipped() {
     assert_eq!(parameters.take("conv1.weight"), None);
 }
 
-/// Values of ../shared's reference generator, by their bits: first, second and last.
+/// Against the reference implementation in NumPy, by their bits: first, second and last value.
 #[test]
 fn the_generator_gives_the_reference_values() {
     let graph = net(5);
