@@ -182,6 +182,7 @@ impl Classify for Classifier {
         let unanswered = Unanswered {
             metrics: Arc::clone(&admission.model.metrics),
             images: request.images.len(),
+            deadline: request.deadline,
         };
         Box::pin(self.answer(admission, request, unanswered))
     }
@@ -301,10 +302,12 @@ fn no_images() -> Error {
     )
 }
 
-/// Images of a request that have not ended; those left when it is dropped are those whose caller went away.
+/// Images of a request that have not ended. Those left when it is dropped were withdrawn: by a caller that went away, or
+/// by a protocol whose own timer noticed the deadline first.
 struct Unanswered {
     metrics: Arc<ModelMetrics>,
     images: usize,
+    deadline: Instant,
 }
 
 impl Unanswered {
@@ -327,8 +330,13 @@ impl Unanswered {
 impl Drop for Unanswered {
     fn drop(&mut self) {
         if self.images > 0 {
-            self.metrics
-                .rejected(RejectReason::Cancelled, self.images as u64);
+            let late = Instant::now() >= self.deadline;
+            let reason = if late {
+                RejectReason::Deadline
+            } else {
+                RejectReason::Cancelled
+            };
+            self.metrics.rejected(reason, self.images as u64);
         }
     }
 }
