@@ -131,10 +131,7 @@ pub(super) async fn ask(
 }
 
 /// Puts what was wrong with the wrapping in place of what the service made of an empty image.
-fn explain(
-    answer: Result<Reply, Error>,
-    spoiled: Vec<(usize, Error)>,
-) -> Result<Reply, Error> {
+fn explain(answer: Result<Reply, Error>, spoiled: Vec<(usize, Error)>) -> Result<Reply, Error> {
     match answer {
         Ok(mut reply) => {
             for (index, error) in spoiled {
@@ -144,12 +141,10 @@ fn explain(
             }
             Ok(reply)
         }
-        Err(error) if error.code == Code::UndecodableImage => {
-            match spoiled.into_iter().next() {
-                Some((0, first)) => Err(first),
-                _ => Err(error),
-            }
-        }
+        Err(error) if error.code == Code::UndecodableImage => match spoiled.into_iter().next() {
+            Some((0, first)) => Err(first),
+            _ => Err(error),
+        },
         Err(error) => Err(error),
     }
 }

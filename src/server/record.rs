@@ -91,9 +91,18 @@ impl Drop for Record {
         let known = self.known();
         let code = known.outcome.unwrap_or(Code::Cancelled.as_str());
         let model = known.model.as_deref();
-        self.metrics
-            .request(model.map(|model| &*model.metrics), self.protocol, code, seconds);
-        tracing::info!(code, model = model.map(|model| model.name.as_str()), seconds, "request");
+        self.metrics.request(
+            model.map(|model| &*model.metrics),
+            self.protocol,
+            code,
+            seconds,
+        );
+        tracing::info!(
+            code,
+            model = model.map(|model| model.name.as_str()),
+            seconds,
+            "request"
+        );
     }
 }
 

@@ -6,6 +6,7 @@ use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::{Code as Grpc, Status};
 
 use crate::server::ask::Ask;
+use crate::server::guard::cause;
 use crate::server::{pb, status as table};
 use crate::service::{Code, Error, ModelState, ModelStatus, Prediction, Reply, Timing};
 
@@ -13,7 +14,10 @@ use crate::service::{Code, Error, ModelState, ModelStatus, Prediction, Reply, Ti
 pub(super) fn status(error: Error) -> Status {
     let (_, code) = table::of(error.code);
     let mut trailers = MetadataMap::new();
-    trailers.insert("resnetd-code", AsciiMetadataValue::from_static(error.code.as_str()));
+    trailers.insert(
+        "resnetd-code",
+        AsciiMetadataValue::from_static(error.code.as_str()),
+    );
     if let Some(after) = error.retry_after {
         let ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
         trailers.insert("grpc-retry-pushback-ms", AsciiMetadataValue::from(ms));
@@ -21,9 +25,12 @@ pub(super) fn status(error: Error) -> Status {
     Status::with_metadata(code, error.message, trailers)
 }
 
-/// What tonic refused before a handler saw it. Its decoder calls a message that is no protobuf INTERNAL and one over
+/// What tonic refused before a handler saw it, or the guard under it. Its decoder calls a message that is no protobuf INTERNAL and one over
 /// the limit OUT_OF_RANGE; both are the caller's.
 pub(super) fn refused_by_tonic(status: &Status) -> Error {
+    if let Some(error) = cause(status) {
+        return error;
+    }
     let message = status.message();
     match status.code() {
         Grpc::OutOfRange | Grpc::ResourceExhausted => Error::new(
@@ -42,7 +49,9 @@ pub(super) fn ask(request: pb::ClassifyRequest) -> Ask {
     Ask {
         images: request.images.into_iter().map(Ok).collect(),
         model: Some(request.model).filter(|model| !model.is_empty()),
-        top_k: usize::try_from(request.top_k).ok().filter(|&top_k| top_k != 0),
+        top_k: usize::try_from(request.top_k)
+            .ok()
+            .filter(|&top_k| top_k != 0),
     }
 }
 

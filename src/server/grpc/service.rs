@@ -33,8 +33,7 @@ impl Classifier for Service {
         let mut message = request.into_inner();
         let id = chosen_id(&mut message, &arrival.id);
         let ask = convert::ask(message);
-        let result =
-            ask::ask(&self.core, unary.room(), arrival.clock, ask, &unary.record).await;
+        let result = ask::ask(&self.core, unary.room(), arrival.clock, ask, &unary.record).await;
         unary.record.outcome(&result);
         match result {
             Ok(reply) => Ok(Response::new(convert::response(id, reply))),
@@ -78,5 +77,8 @@ fn arrival<T>(request: &Request<T>) -> Result<Arc<Arrival>, Status> {
 
 /// The router puts the layer before the service.
 fn unlayered() -> Status {
-    convert::status(Error::new(Code::Internal, "the call did not pass the arrival layer"))
+    convert::status(Error::new(
+        Code::Internal,
+        "the call did not pass the arrival layer",
+    ))
 }

@@ -15,10 +15,10 @@ use tracing::Instrument;
 use super::arrival::Arrival;
 use super::convert;
 use super::service::chosen_id;
+use crate::server::Core;
 use crate::server::ask::{self, Clock};
 use crate::server::pb::{ClassifyRequest, ClassifyStreamResponse, classify_stream_response};
 use crate::server::record::{Record, request_id};
-use crate::server::Core;
 use crate::service::{Code, Error};
 use crate::telemetry::Protocol;
 

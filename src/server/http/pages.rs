@@ -40,7 +40,10 @@ pub(super) async fn model(
     };
     let models = core.classify.models();
     let served: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
-    let message = format!("no model {name:?} is served; these are: {}", served.join(", "));
+    let message = format!(
+        "no model {name:?} is served; these are: {}",
+        served.join(", ")
+    );
     match models.into_iter().find(|model| model.name == name) {
         Some(model) => Json(Model::from(model)).into_response(),
         None => failure(Code::ModelNotFound, message),
@@ -56,9 +59,15 @@ pub(super) async fn ready(State(core): State<Arc<Core>>) -> Response {
     if core.classify.is_ready() {
         Json(json!({"status": "ready"})).into_response()
     } else if core.draining.is_cancelled() {
-        failure(Code::Unavailable, "the server is shutting down; send requests elsewhere")
+        failure(
+            Code::Unavailable,
+            "the server is shutting down; send requests elsewhere",
+        )
     } else {
-        failure(Code::Unavailable, "models are still loading; GET /models shows which")
+        failure(
+            Code::Unavailable,
+            "models are still loading; GET /models shows which",
+        )
     }
 }
 
@@ -75,6 +84,9 @@ pub(super) async fn not_found(uri: Uri) -> Response {
 }
 
 pub(super) async fn method_not_allowed(method: Method, uri: Uri) -> Response {
-    let message = format!("{method} is not possible on {:?}; the allow header says what is", uri.path());
+    let message = format!(
+        "{method} is not possible on {:?}; the allow header says what is",
+        uri.path()
+    );
     failure(Code::MethodNotAllowed, message)
 }
