@@ -147,7 +147,9 @@ impl Drop for Ticket {
 
 impl fmt::Debug for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ticket").field("images", &self.images).finish_non_exhaustive()
+        f.debug_struct("Ticket")
+            .field("images", &self.images)
+            .finish_non_exhaustive()
     }
 }
 
@@ -163,7 +165,11 @@ mod tests {
         counts.resize(0, 5).unwrap();
         let full = counts.resize(0, 4).unwrap_err();
         assert_eq!((full.admitted, full.asked, full.limit), (5, 4, 8));
-        assert_eq!((counts.admitted, counts.on_its_way), (5, 5), "a refusal changes nothing");
+        assert_eq!(
+            (counts.admitted, counts.on_its_way),
+            (5, 5),
+            "a refusal changes nothing"
+        );
         counts.resize(0, 3).unwrap();
         // a ticket of 3 beside one of 5 cannot grow, but may stay and shrink
         let full = counts.resize(3, 4).unwrap_err();

@@ -4,6 +4,8 @@
 //! images go as one batch, `queue` drops those nobody waits for any more, `worker` runs the batch and answers.
 
 mod admission;
+#[cfg(test)]
+pub(crate) mod fake;
 mod policy;
 mod queue;
 #[cfg(test)]
@@ -57,7 +59,9 @@ pub enum BatchError {
 
 /// No room for the images asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the queue is full: {admitted} images are admitted and {asked} more would pass the limit of {limit}")]
+#[error(
+    "the queue is full: {admitted} images are admitted and {asked} more would pass the limit of {limit}"
+)]
 pub struct QueueFull {
     /// Images of others.
     pub admitted: usize,
@@ -136,13 +140,16 @@ impl Batcher {
 impl Load {
     /// How long the images admitted so far will take, by the speed of the recent batches.
     pub fn backlog(&self) -> Duration {
-        Duration::try_from_secs_f64(self.admitted as f64 * self.seconds_per_image).unwrap_or(Duration::MAX)
+        Duration::try_from_secs_f64(self.admitted as f64 * self.seconds_per_image)
+            .unwrap_or(Duration::MAX)
     }
 }
 
 impl fmt::Debug for Batcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Batcher").field("load", &self.load()).finish()
+        f.debug_struct("Batcher")
+            .field("load", &self.load())
+            .finish()
     }
 }
 
@@ -151,7 +158,11 @@ impl fmt::Debug for Batcher {
 ///
 /// # Errors
 /// When the engine fails.
-pub fn warm_up(engine: &mut dyn Engine, image_len: usize, classes: usize) -> Result<Vec<f32>, BatchError> {
+pub fn warm_up(
+    engine: &mut dyn Engine,
+    image_len: usize,
+    classes: usize,
+) -> Result<Vec<f32>, BatchError> {
     let mut logits = vec![0.0; classes];
     worker::forward(engine, 1, &vec![0.0; image_len], &mut logits)?;
     Ok(logits)

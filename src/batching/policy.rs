@@ -103,7 +103,11 @@ mod tests {
                 Decision::WaitForImage => panic!("the first image is there at time zero"),
             }
         };
-        assert_eq!(gone_at, (3 * MS / 2, 4), "full with the fourth image, before the delay");
+        assert_eq!(
+            gone_at,
+            (3 * MS / 2, 4),
+            "full with the fourth image, before the delay"
+        );
     }
 
     proptest! {

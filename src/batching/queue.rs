@@ -123,7 +123,10 @@ impl Queue {
                 }
                 Decision::WaitForImage if state.closed => return None,
                 Decision::WaitForImage => {
-                    state = self.news.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    state = self
+                        .news
+                        .wait(state)
+                        .unwrap_or_else(PoisonError::into_inner);
                 }
             }
         }
@@ -136,7 +139,11 @@ impl Queue {
         if let Some(inference) = inference {
             let last = inference.as_secs_f64() / images.max(1) as f64;
             let before = state.seconds_per_image;
-            state.seconds_per_image = if before == 0.0 { last } else { 0.8 * before + 0.2 * last };
+            state.seconds_per_image = if before == 0.0 {
+                last
+            } else {
+                0.8 * before + 0.2 * last
+            };
         }
     }
 
@@ -173,7 +180,9 @@ impl Queue {
             return VecDeque::new();
         }
         let entries = std::mem::take(&mut state.entries);
-        let (departed, staying) = entries.into_iter().partition(|entry| entry.is_departed(now));
+        let (departed, staying) = entries
+            .into_iter()
+            .partition(|entry| entry.is_departed(now));
         let departed: VecDeque<Entry> = departed;
         state.entries = staying;
         state.counts.answered(departed.len());

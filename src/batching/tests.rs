@@ -1,0 +1,421 @@
+//! The batcher as a whole, with engines that are instant or held at a gate.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use super::fake::{FAIL, Fake, PANIC, PATIENCE, Random, Remote, eventually};
+use super::*;
+use crate::telemetry::{Metrics, ModelLabels};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+type Answer = oneshot::Receiver<Result<Output, BatchError>>;
+
+/// A batcher of two values an image and two classes: their sum and their difference.
+struct House {
+    batcher: Batcher,
+    metrics: Arc<ModelMetrics>,
+}
+
+impl House {
+    fn new(engine: Fake, config: Config) -> Self {
+        let metrics = Metrics::new(&[]).model(&ModelLabels::default());
+        let batcher =
+            Batcher::spawn("test", Box::new(engine), 2, 2, config, Arc::clone(&metrics)).unwrap();
+        Self { batcher, metrics }
+    }
+
+    fn send(&self, first: f32) -> Answer {
+        self.batcher
+            .admit(1)
+            .unwrap()
+            .submit(vec![first, 1.0], far())
+    }
+
+    fn is_empty(&self) -> bool {
+        let load = self.batcher.load();
+        (load.admitted, load.on_its_way, load.queued) == (0, 0, 0)
+    }
+}
+
+fn sum_and_difference(image: &[f32], logits: &mut [f32]) {
+    logits.copy_from_slice(&[image[0] + image[1], image[0] - image[1]]);
+}
+
+fn gated(config: Config) -> (House, Remote) {
+    let (engine, remote) = Fake::gated(sum_and_difference);
+    (House::new(engine, config), remote)
+}
+
+fn instant(config: Config) -> (House, Remote) {
+    let (engine, remote) = Fake::instant(sum_and_difference);
+    (House::new(engine, config), remote)
+}
+
+fn config(max_batch: usize, max_queue_delay: Duration, max_queue: usize) -> Config {
+    Config {
+        max_batch,
+        max_queue_delay,
+        max_queue,
+    }
+}
+
+fn far() -> Instant {
+    Instant::now() + HOUR
+}
+
+/// Waits for an answer; a worker that has gone shows as `Closed`.
+#[track_caller]
+fn wait(answer: Answer) -> Result<Output, BatchError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    let answered = runtime.block_on(async { tokio::time::timeout(PATIENCE, answer).await });
+    answered
+        .expect("no answer")
+        .unwrap_or(Err(BatchError::Closed))
+}
+
+#[test]
+fn an_idle_engine_with_nothing_on_its_way_runs_at_once() {
+    let (house, _remote) = instant(config(8, HOUR, 8));
+    for i in 0..3 {
+        let output = wait(house.send(i as f32)).unwrap();
+        assert_eq!(output.logits, [i as f32 + 1.0, i as f32 - 1.0]);
+        assert_eq!(output.batch_size, 1);
+        assert!(house.is_empty(), "room is given back before the answer");
+    }
+    assert_eq!(house.metrics.inference.get_sample_count(), 3);
+}
+
+#[test]
+fn an_image_waits_for_company_on_its_way() {
+    let (house, mut remote) = gated(config(8, HOUR, 8));
+    let late = house.batcher.admit(1).unwrap();
+    let first = house.send(1.0);
+    assert!(remote.nobody_comes());
+    let second = late.submit(vec![2.0, 0.0], far());
+    assert_eq!(remote.arrival(), 2);
+    remote.open();
+    assert_eq!(wait(first).unwrap().batch_size, 2);
+    assert_eq!(wait(second).unwrap().logits, [2.0, 2.0]);
+}
+
+#[test]
+fn company_that_turns_back_is_not_waited_for() {
+    let (house, mut remote) = gated(config(8, HOUR, 8));
+    let mut late = house.batcher.admit(3).unwrap();
+    let one = late.take_one().unwrap();
+    let first = house.send(1.0);
+    late.resize(1).unwrap();
+    drop(one);
+    assert!(remote.nobody_comes(), "one is still on its way");
+    drop(late);
+    assert_eq!(remote.arrival(), 1);
+    remote.open();
+    assert!(wait(first).is_ok());
+}
+
+#[test]
+fn company_is_waited_for_no_longer_than_the_delay() {
+    let delay = Duration::from_millis(30);
+    let (house, _remote) = instant(config(8, delay, 8));
+    let late = house.batcher.admit(1).unwrap();
+    let output = wait(house.send(1.0)).unwrap();
+    assert!(output.queued >= delay, "{:?}", output.queued);
+    drop(late);
+    assert!(house.is_empty());
+}
+
+#[test]
+fn a_full_batch_waits_for_nobody_and_keeps_the_order() {
+    let (house, mut remote) = gated(config(3, HOUR, 8));
+    let late = house.batcher.admit(1).unwrap();
+    let answers: Vec<Answer> = (0..3).map(|i| house.send(i as f32)).collect();
+    assert_eq!(remote.arrival(), 3);
+    remote.open();
+    for (i, answer) in answers.into_iter().enumerate() {
+        let output = wait(answer).unwrap();
+        assert_eq!((output.logits[0], output.batch_size), (i as f32 + 1.0, 3));
+    }
+    assert_eq!(
+        *remote.record.last.lock().unwrap(),
+        [0.0, 1.0, 1.0, 1.0, 2.0, 1.0]
+    );
+    drop(late);
+}
+
+#[test]
+fn batches_form_under_load() {
+    const CLIENTS: usize = 16;
+    let (house, mut remote) = gated(config(32, Duration::from_millis(2), 256));
+    let running = AtomicUsize::new(CLIENTS);
+    std::thread::scope(|scope| {
+        for client in 0..CLIENTS {
+            let (house, running) = (&house, &running);
+            scope.spawn(move || {
+                for i in 0..20 {
+                    let value = (client * 100 + i) as f32;
+                    assert_eq!(
+                        wait(house.send(value)).unwrap().logits,
+                        [value + 1.0, value - 1.0]
+                    );
+                }
+                running.fetch_sub(1, Ordering::SeqCst);
+            });
+        }
+        // a slow engine: a batch passes when every client that is not in it waits in the queue
+        while running.load(Ordering::SeqCst) > 0 {
+            let Some(batch) = remote.arrived_within(Duration::from_millis(20)) else {
+                continue;
+            };
+            eventually("all others are queued", || {
+                house.batcher.load().queued + batch >= running.load(Ordering::SeqCst)
+            });
+            remote.let_pass();
+        }
+    });
+    remote.open();
+    let mean = remote.images() as f64 / remote.batches() as f64;
+    assert_eq!(remote.images(), CLIENTS * 20);
+    assert!(mean > 4.0, "mean batch size {mean}");
+    let histogram = &house.metrics.batch_size;
+    assert_eq!(histogram.get_sample_count() as usize, remote.batches());
+    assert_eq!(histogram.get_sample_sum() as usize, remote.images());
+    assert_eq!(
+        house.metrics.stage_inference.get_sample_count() as usize,
+        remote.images()
+    );
+    assert_eq!(
+        house.metrics.inference.get_sample_count() as usize,
+        remote.batches()
+    );
+    assert!(house.is_empty());
+}
+
+/// Holds one image in the engine, so that what follows forms one batch.
+fn occupied(config: Config) -> (House, Remote, Answer) {
+    let (house, remote) = gated(config);
+    let first = house.send(0.0);
+    assert_eq!(remote.arrival(), 1);
+    (house, remote, first)
+}
+
+#[test]
+fn a_failed_batch_answers_every_waiter_and_the_next_succeeds() {
+    for (bad, words) in [(FAIL, "told to fail"), (PANIC, "told to panic")] {
+        let (house, mut remote, first) = occupied(config(8, HOUR, 8));
+        let batch: Vec<Answer> = [1.0, bad, 2.0].map(|v| house.send(v)).into();
+        remote.open();
+        assert!(wait(first).is_ok());
+        for answer in batch {
+            let error = wait(answer).unwrap_err();
+            assert!(
+                matches!(&error, BatchError::Engine(text) if text.contains(words)),
+                "{error:?}"
+            );
+        }
+        assert!(house.is_empty());
+        assert_eq!(wait(house.send(5.0)).unwrap().logits, [6.0, 4.0]);
+    }
+}
+
+#[test]
+fn the_departed_and_the_late_are_not_executed() {
+    let (house, mut remote, first) = occupied(config(8, HOUR, 8));
+    let mut answers: Vec<Answer> = (0..5).map(|i| house.send(i as f32)).collect();
+    answers.drain(1..4);
+    let late = house
+        .batcher
+        .admit(1)
+        .unwrap()
+        .submit(vec![9.0, 9.0], Instant::now());
+    assert_eq!(house.metrics.queue_depth.get(), 6);
+    remote.open();
+    assert_eq!(wait(late).unwrap_err(), BatchError::Deadline);
+    assert!(wait(first).is_ok());
+    for answer in answers {
+        assert_eq!(wait(answer).unwrap().batch_size, 2);
+    }
+    assert_eq!(remote.images(), 3);
+    assert_eq!(*remote.record.last.lock().unwrap(), [0.0, 1.0, 4.0, 1.0]);
+    assert!(house.is_empty());
+    assert_eq!(house.metrics.queue_depth.get(), 0);
+}
+
+#[test]
+fn admission_is_whole_or_not_and_comes_back() {
+    let (house, mut remote, first) = occupied(config(8, HOUR, 4));
+    let mut ticket = house.batcher.admit(2).unwrap();
+    let full = QueueFull {
+        admitted: 3,
+        asked: 2,
+        limit: 4,
+    };
+    assert_eq!(house.batcher.admit(2).unwrap_err(), full);
+    assert_eq!(
+        ticket.resize(4).unwrap_err(),
+        QueueFull {
+            admitted: 1,
+            asked: 4,
+            ..full
+        }
+    );
+    assert_eq!(ticket.images(), 2);
+    ticket.resize(3).unwrap();
+    let one = ticket.take_one().unwrap();
+    assert_eq!((ticket.images(), one.images()), (2, 1));
+    let queued = one.submit(vec![1.0, 1.0], far());
+    let load = house.batcher.load();
+    assert_eq!((load.admitted, load.on_its_way, load.queued), (4, 2, 1));
+    assert!(house.batcher.admit(1).is_err());
+
+    // a caller that leaves the queue makes room at once, though the engine is busy
+    drop(queued);
+    let newcomer = house.batcher.admit(1).unwrap();
+    assert_eq!(house.batcher.load().queued, 0);
+    drop((newcomer, ticket));
+    remote.open();
+    assert!(wait(first).is_ok());
+    assert!(house.is_empty());
+    assert!(house.batcher.admit(4).is_ok());
+}
+
+#[test]
+fn tickets_of_any_size_submit_one_image_or_none() {
+    let (house, remote) = instant(config(8, HOUR, 8));
+    let three = house.batcher.admit(3).unwrap();
+    assert!(wait(three.submit(vec![1.0, 1.0], far())).is_ok());
+    assert!(house.is_empty());
+    let mut none = house.batcher.admit(0).unwrap();
+    assert!(none.take_one().is_none());
+    assert_eq!(
+        wait(none.submit(vec![1.0, 1.0], far())).unwrap_err(),
+        BatchError::Closed
+    );
+    assert!(house.is_empty());
+    let wrong = house.batcher.admit(1).unwrap().submit(vec![1.0; 5], far());
+    let length = BatchError::ImageLength {
+        expected: 2,
+        found: 5,
+    };
+    assert_eq!(wait(wrong).unwrap_err(), length);
+    assert!(house.is_empty());
+    assert_eq!(remote.images(), 1);
+}
+
+#[test]
+fn the_last_handle_gone_the_queue_drains_and_the_worker_ends() {
+    let (house, mut remote, first) = occupied(config(2, HOUR, 8));
+    let ticket = house.batcher.admit(1).unwrap();
+    let queued: Vec<Answer> = (0..3).map(|i| house.send(i as f32)).collect();
+    drop(house);
+    // a ticket keeps the worker as a handle does
+    let last = ticket.submit(vec![7.0, 1.0], far());
+    remote.open();
+    for answer in [first, last].into_iter().chain(queued) {
+        assert!(wait(answer).is_ok());
+    }
+    assert!(remote.ended());
+}
+
+#[test]
+fn an_idle_worker_ends_with_its_last_handle() {
+    let (house, remote) = instant(config(2, HOUR, 8));
+    let clone = house.batcher.clone();
+    let answer = house.send(1.0);
+    drop(house);
+    assert!(wait(answer).is_ok());
+    // time for the worker to fall asleep, so that it must be woken to end
+    std::thread::sleep(Duration::from_millis(30));
+    drop(clone);
+    assert!(remote.ended());
+}
+
+#[test]
+fn a_worker_that_is_gone_leaves_nobody_waiting() {
+    let metrics = Metrics::new(&[]).model(&ModelLabels::default());
+    let queue = Arc::new(Queue::new(2, config(8, HOUR, 8), metrics));
+    let handle = Arc::new(Handle {
+        queue: Arc::clone(&queue),
+    });
+    let mut ticket = Ticket::new(handle, 2).unwrap();
+    let before = ticket.take_one().unwrap().submit(vec![1.0, 1.0], far());
+    queue.abandon();
+    assert_eq!(wait(before).unwrap_err(), BatchError::Closed);
+    assert_eq!((queue.load().admitted, queue.load().on_its_way), (1, 1));
+    assert_eq!(
+        wait(ticket.submit(vec![1.0, 1.0], far())).unwrap_err(),
+        BatchError::Closed
+    );
+    assert_eq!((queue.load().admitted, queue.load().on_its_way), (0, 0));
+}
+
+/// Eight callers that admit, grow, turn back, submit, leave and outlive their deadlines at random.
+#[test]
+fn nothing_leaks_under_random_departures() {
+    let (house, remote) = instant(config(4, Duration::from_micros(200), 24));
+    let answered = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for seed in 1..=8 {
+            let (house, answered) = (&house, &answered);
+            scope.spawn(move || {
+                let mut random = Random(seed * 7919);
+                for _ in 0..400 {
+                    let answers = random_request(&house.batcher, &mut random);
+                    for answer in answers {
+                        match wait(answer) {
+                            Ok(_) => answered.fetch_add(1, Ordering::SeqCst),
+                            Err(BatchError::Deadline | BatchError::Engine(_)) => 0,
+                            Err(other) => panic!("{other:?}"),
+                        };
+                    }
+                    let load = house.batcher.load();
+                    assert!(
+                        load.admitted <= 24 && load.on_its_way <= load.admitted,
+                        "{load:?}"
+                    );
+                }
+            });
+        }
+    });
+    eventually("everything is given back", || house.is_empty());
+    assert_eq!(house.metrics.queue_depth.get(), 0);
+    let answered = answered.load(Ordering::SeqCst);
+    assert!(
+        answered > 100 && answered <= remote.images(),
+        "{answered} of {}",
+        remote.images()
+    );
+    assert!(wait(house.send(1.0)).is_ok());
+}
+
+/// Submits some of the images of a random ticket and returns the answers that the caller waits for.
+fn random_request(batcher: &Batcher, random: &mut Random) -> Vec<Answer> {
+    let Ok(mut ticket) = batcher.admit(random.below(3)) else {
+        return Vec::new();
+    };
+    let _ = ticket.resize(random.below(6));
+    let mut answers = Vec::new();
+    while let Some(one) = ticket.take_one() {
+        if random.below(5) == 0 {
+            continue;
+        }
+        let deadline = match random.below(4) {
+            0 => Instant::now() + Duration::from_micros(random.below(500) as u64),
+            _ => far(),
+        };
+        let value = if random.below(40) == 0 { FAIL } else { 1.0 };
+        let answer = one.submit(vec![value, 1.0], deadline);
+        if random.below(3) != 0 {
+            answers.push(answer);
+        }
+        if random.below(9) == 0 {
+            break;
+        }
+    }
+    answers
+}

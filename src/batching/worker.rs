@@ -45,15 +45,23 @@ impl Worker {
         let started = Instant::now();
         buffers.input.clear();
         for entry in &mut batch {
-            buffers.input.extend_from_slice(&std::mem::take(&mut entry.image));
+            buffers
+                .input
+                .extend_from_slice(&std::mem::take(&mut entry.image));
         }
         buffers.logits.resize(images * self.classes, 0.0);
         let forward_started = Instant::now();
-        let result = forward(self.engine.as_mut(), images, &buffers.input, &mut buffers.logits);
+        let result = forward(
+            self.engine.as_mut(),
+            images,
+            &buffers.input,
+            &mut buffers.logits,
+        );
         let inference = forward_started.elapsed();
 
         // room first: a caller that has its answer may come back at once
-        self.queue.finished(images, result.is_ok().then_some(inference));
+        self.queue
+            .finished(images, result.is_ok().then_some(inference));
         match result {
             Ok(()) => self.answer(batch, &buffers.logits, started, inference),
             Err(error) => {
@@ -72,7 +80,9 @@ impl Worker {
         for (entry, logits) in batch.into_iter().zip(logits.chunks_exact(self.classes)) {
             let queued = started.saturating_duration_since(entry.submitted);
             self.metrics.stage_queue.observe(queued.as_secs_f64());
-            self.metrics.stage_inference.observe(inference.as_secs_f64());
+            self.metrics
+                .stage_inference
+                .observe(inference.as_secs_f64());
             // fails if the caller left meanwhile, which is no error
             let _ = entry.answer.send(Ok(Output {
                 logits: logits.to_vec(),
@@ -95,14 +105,18 @@ pub(super) fn forward(
     match catch_unwind(AssertUnwindSafe(|| engine.forward(images, input, logits))) {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(BatchError::Engine(error.to_string())),
-        Err(panic) => Err(BatchError::Engine(format!("the engine panicked: {}", words(&*panic)))),
+        Err(panic) => Err(BatchError::Engine(format!(
+            "the engine panicked: {}",
+            words(&*panic)
+        ))),
     }
 }
 
 /// What a panic said.
 fn words(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no message)")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("(no message)")
 }
 
 struct Leaving<'a>(&'a Queue);

@@ -1,7 +1,7 @@
 //! Encoded bytes → upright RGB. The size is checked from the header before anything of that size is allocated; the
 //! conversion to 8-bit RGB follows PIL's `convert("RGB")`: alpha and transparent colours are dropped, of 16 bits a
 //! sample the high byte stays. (For 16-bit grey PIL clips to 255 instead, which turns nearly every such picture
-//! white; here grey is treated as PIL treats colour.)
+//! white; here grey is treated as PIL treats colour.) What the first frame of a GIF leaves free of its canvas is black.
 
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,6 +15,9 @@ use image::{ColorType, DynamicImage, ImageDecoder, Limits};
 
 use super::format::{Format, sniff};
 use super::{Config, ImageError, RgbImage, jpeg, orientation};
+
+/// What a PNG may unpack beside its pixels (profiles, text), in bytes: a few hundred bytes can claim gigabytes.
+const PNG_EXTRAS: u64 = 64 << 20;
 
 /// What a format's decoder yields: pixels as they are stored, and which way up they are to be seen.
 pub(super) struct Stored {
@@ -44,22 +47,19 @@ fn decode_as(format: Format, bytes: &[u8], config: &Config) -> Result<Stored, Im
     let reader = Cursor::new(bytes);
     match format {
         Format::Jpeg => jpeg::decode(bytes, config),
-        Format::Png => read(PngDecoder::with_limits(reader, limits(config)), config),
-        Format::WebP => read(WebPDecoder::new(reader), config),
+        Format::Png => read(PngDecoder::with_limits(reader, limits(PNG_EXTRAS)), config),
+        Format::WebP => {
+            admit_vp8_frames(bytes, config)?;
+            read(WebPDecoder::new(reader), config)
+        }
         Format::Bmp => read(BmpDecoder::new(reader), config),
         Format::Gif => read(GifDecoder::new(reader), config),
     }
 }
 
-/// Room for the largest image admitted (8 bytes a pixel: RGBA of 16 bits) and for what a decoder keeps beside it.
-fn limits(config: &Config) -> Limits {
+fn limits(max_alloc: u64) -> Limits {
     let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(
-        config
-            .max_image_pixels
-            .saturating_mul(8)
-            .saturating_add(16 << 20),
-    );
+    limits.max_alloc = Some(max_alloc);
     limits
 }
 
@@ -70,7 +70,9 @@ fn read(
     let mut decoder = decoder.map_err(undecodable)?;
     let (width, height) = decoder.dimensions();
     config.admit(width, height)?;
-    decoder.set_limits(limits(config)).map_err(undecodable)?;
+    // A GIF's frame is decoded apart from its canvas, and need not be of the canvas's size.
+    let largest = config.max_image_pixels.saturating_mul(4);
+    decoder.set_limits(limits(largest)).map_err(undecodable)?;
     // Metadata that cannot be read leaves the picture as it is stored.
     let exif = decoder.exif_metadata().unwrap_or_default();
     let xmp = decoder.xmp_metadata().unwrap_or_default();
@@ -86,6 +88,18 @@ fn read(
         },
         orientation: orientation::read(exif.as_deref(), xmp.as_deref()),
     })
+}
+
+/// A WebP frame has a size of its own, which its decoder compares with the canvas only after decoding: checks the
+/// header of every lossy frame (chunk `VP8 `, start code 9d 01 2a, two sides of 14 bits; RFC 6386, section 9.1).
+fn admit_vp8_frames(bytes: &[u8], config: &Config) -> Result<(), ImageError> {
+    for chunk in bytes.windows(18).filter(|chunk| chunk.starts_with(b"VP8 ")) {
+        if let [.., 0x9d, 0x01, 0x2a, w0, w1, h0, h1] = *chunk {
+            let side = |low, high| u32::from(u16::from_le_bytes([low, high]) & 0x3fff);
+            config.admit(side(w0, w1), side(h0, h1))?;
+        }
+    }
+    Ok(())
 }
 
 /// Drops alpha, keeps the high byte of 16-bit samples (which the decoders give in the machine's byte order), and

@@ -15,7 +15,8 @@ use super::{Config, ImageError, RgbImage, orientation};
 pub(super) fn decode(bytes: &[u8], config: &Config) -> Result<Stored, ImageError> {
     let layout = Layout::read(bytes);
     let (source, stored_as) = layout.for_decoder(bytes);
-    // Strict: entropy-coded data that cannot be read is an error, where the default is to paint the rest grey.
+    // Strict: a scan with codes that do not exist is an error. The default is to paint the rest grey; PIL goes on
+    // decoding noise.
     let options = DecoderOptions::default()
         .set_strict_mode(true)
         .set_max_width(usize::from(u16::MAX))
@@ -47,7 +48,8 @@ pub(super) fn decode(bytes: &[u8], config: &Config) -> Result<Stored, ImageError
 /// What the markers of a file say, read once from front to back.
 #[derive(Debug, Default)]
 struct Layout {
-    components: u8,
+    /// The component identifiers of the frame header.
+    components: Vec<u8>,
     jfif: bool,
     adobe: Option<Adobe>,
     /// The end-of-image marker was reached.
@@ -87,7 +89,8 @@ impl Layout {
             };
             match marker {
                 0xc0..=0xcf if !matches!(marker, 0xc4 | 0xc8 | 0xcc) => {
-                    layout.components = body.get(5).copied().unwrap_or_default();
+                    let components = body.get(6..).unwrap_or_default().chunks_exact(3);
+                    layout.components = components.map(|component| component[0]).collect();
                 }
                 0xe0 if body.starts_with(b"JFIF\0") => layout.jfif = true,
                 0xee if body.starts_with(b"Adobe") => {
@@ -105,10 +108,12 @@ impl Layout {
 
     /// The bytes to decode and the colour model to ask for. zune-jpeg takes three components under an Adobe marker of
     /// transform 0 (RGB) for broken CMYK: that marker is hidden from it, and "YCbCr" asked for, which hands the
-    /// components over as they are stored.
+    /// components over as they are stored. (Named `RGB`, they are RGB to zune-jpeg as well.)
     fn for_decoder<'a>(&self, bytes: &'a [u8]) -> (Cow<'a, [u8]>, ColorSpace) {
         match self.adobe {
-            Some(Adobe { tag, transform }) if self.components == 3 && transform != 1 => {
+            Some(Adobe { tag, transform })
+                if self.components.len() == 3 && self.components != b"RGB" && transform != 1 =>
+            {
                 let mut hidden = bytes.to_vec();
                 if let Some(letter) = hidden.get_mut(tag) {
                     *letter = b'a';

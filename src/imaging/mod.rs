@@ -1,21 +1,25 @@
 //! Encoded images to network input, equal to what PIL and torchvision make of them.
 //!
 //! Bytes → `format` (which decoder, or why none) → `decode` and `jpeg` (limits first, then upright 8-bit RGB) →
-//! `preprocess` (resize, crop, normalise). Alpha is dropped rather than composited, as PIL's `convert("RGB")` does.
+//! `preprocess` and `resample` (resize, crop, normalise). Alpha is dropped rather than composited, as PIL's
+//! `convert("RGB")` does.
 
 mod decode;
 mod format;
 mod jpeg;
 mod orientation;
 mod preprocess;
+mod resample;
 #[cfg(test)]
 mod tests;
+
+use std::fmt;
 
 pub use decode::decode;
 pub use preprocess::{Interpolation, InvalidPreprocessing, Preprocessing, UnknownInterpolation};
 
 /// Upright 8-bit RGB pixels, row-major, `[height, width, 3]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct RgbImage {
     pub width: u32,
     pub height: u32,
@@ -27,6 +31,13 @@ pub struct RgbImage {
 pub struct Config {
     /// Images of more pixels than this are refused from their header (`--max-image-pixels`).
     pub max_image_pixels: u64,
+}
+
+/// The size alone: the pixels would fill a log.
+impl fmt::Debug for RgbImage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RgbImage({}x{})", self.width, self.height)
+    }
 }
 
 impl Default for Config {

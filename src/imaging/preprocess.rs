@@ -3,13 +3,11 @@
 //! is computed, so that an image of extreme proportions costs no more than another.
 
 use std::fmt;
-use std::ops::Range;
 use std::str::FromStr;
 
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use serde::{Deserialize, Serialize};
 
+use super::resample::{Axis, resample};
 use super::{ImageError, RgbImage};
 
 /// How a model's images are prepared, in torchvision's order: resize the shorter side, crop the centre, scale to
@@ -107,8 +105,8 @@ impl Preprocessing {
     /// Network input `[3, crop, crop]` of one image.
     ///
     /// # Errors
-    /// `Undecodable` where `image` is not `width * height` pixels of three bytes, at least one; never for what
-    /// [`super::decode`] yields.
+    /// `Undecodable` where `image` is not `width * height` pixels of three bytes, at least one, or where these settings
+    /// are not valid; never for what [`super::decode`] yields under settings that were validated.
     pub fn apply(&self, image: &RgbImage) -> Result<Vec<f32>, ImageError> {
         Ok(self.normalise(&self.resize_and_crop(image)?))
     }
@@ -118,8 +116,10 @@ impl Preprocessing {
     /// # Errors
     /// As [`Preprocessing::apply`].
     pub fn resize_and_crop(&self, image: &RgbImage) -> Result<RgbImage, ImageError> {
-        let pixels = 3 * u64::from(image.width) * u64::from(image.height);
-        if pixels == 0 || image.pixels.len() as u64 != pixels {
+        self.validate()
+            .map_err(|error| ImageError::Undecodable(format!("preprocessing: {error}")))?;
+        let bytes = 3 * u128::from(image.width) * u128::from(image.height);
+        if bytes == 0 || image.pixels.len() as u128 != bytes {
             return Err(ImageError::Undecodable(format!(
                 "{} bytes are not {}x{} pixels of RGB",
                 image.pixels.len(),
@@ -128,16 +128,15 @@ impl Preprocessing {
             )));
         }
         let (width, height) = resized(image.width, image.height, self.resize);
-        let columns = Span::centred(image.width, width, self.crop);
-        let rows = Span::centred(image.height, height, self.crop);
+        let (columns, left) = centred(image.width, width, self.crop);
+        let (rows, top) = centred(image.height, height, self.crop);
         let part = if image.width.min(image.height) == self.resize {
             // torchvision leaves an image of the right size alone, whatever the filter
             copy(image, &columns, &rows)
         } else {
             resample(image, &columns, &rows, self.interpolation)
-                .map_err(|error| ImageError::Undecodable(format!("resizing failed: {error}")))?
         };
-        Ok(pad(part, columns.margin, rows.margin, self.crop))
+        Ok(pad(part, left, top, self.crop))
     }
 
     /// `(value / 255 - mean) / std`, planar.
@@ -165,58 +164,21 @@ fn resized(width: u32, height: u32, resize: u32) -> (u64, u64) {
     }
 }
 
-/// One axis of the centre crop: which pixels of the resized image it keeps.
-#[derive(Clone, Debug, PartialEq)]
-struct Span {
-    /// Pixels of the stored image on this axis.
-    stored: u32,
-    /// Pixels of the resized image on this axis.
-    resized: u64,
-    /// First pixel of the resized image that is kept, and how many.
-    start: u64,
-    len: u32,
-    /// Black pixels before the kept ones, where the crop is larger than the resized image.
-    margin: u32,
-}
-
-impl Span {
-    fn centred(stored: u32, resized: u64, crop: u32) -> Self {
-        let (start, len, margin) = match resized.checked_sub(crop.into()) {
-            Some(excess) => (half_to_even(excess), crop, 0),
-            // the branch is taken where `resized` is below `crop`, so it fits
-            None => (0, resized as u32, (crop - resized as u32) / 2),
-        };
-        Self {
-            stored,
-            resized,
-            start,
-            len,
-            margin,
-        }
-    }
-
-    /// Resized pixels → stored pixels, as a place on the axis.
-    fn to_stored(&self, place: u64) -> f64 {
-        place as f64 * f64::from(self.stored) / self.resized as f64
-    }
-
-    /// Where the kept part lies in the stored image: first place and length, inside `0..=stored`.
-    fn source(&self) -> (f64, f64) {
-        let start = self.to_stored(self.start);
-        let len = self.to_stored(self.start + u64::from(self.len)) - start;
-        (start, len.min(f64::from(self.stored) - start))
-    }
-
-    /// Stored pixels that can weigh on the kept part, for a filter that reaches `support` pixels at unit scale.
-    fn reach(&self, support: f64) -> Range<u32> {
-        let (start, len) = self.source();
-        let scale = f64::from(self.stored) / self.resized as f64;
-        let margin = support * scale.max(1.0) + 1.0;
-        // `as` saturates at 0
-        let first = (start - margin).floor() as u32;
-        let last = ((start + len + margin).ceil() as u32).min(self.stored);
-        first..last
-    }
+/// Which pixels of the resized image the centre crop keeps on one axis, and how many black ones come before them where
+/// the crop is larger than the image.
+fn centred(stored: u32, resized: u64, crop: u32) -> (Axis, u32) {
+    let (start, len, margin) = match resized.checked_sub(crop.into()) {
+        Some(excess) => (half_to_even(excess), crop, 0),
+        // here `resized` is below `crop`, so it fits
+        None => (0, resized as u32, (crop - resized as u32) / 2),
+    };
+    let axis = Axis {
+        stored,
+        resized,
+        start,
+        len,
+    };
+    (axis, margin)
 }
 
 /// `round(excess / 2)` as Python rounds: a half goes to the even neighbour.
@@ -230,7 +192,7 @@ fn half_to_even(excess: u64) -> u64 {
 }
 
 /// The kept part of an image that needs no resampling.
-fn copy(image: &RgbImage, columns: &Span, rows: &Span) -> RgbImage {
+fn copy(image: &RgbImage, columns: &Axis, rows: &Axis) -> RgbImage {
     let stride = 3 * image.width as usize;
     let first = 3 * columns.start as usize;
     let kept = first..first + 3 * columns.len as usize;
@@ -247,38 +209,6 @@ fn copy(image: &RgbImage, columns: &Span, rows: &Span) -> RgbImage {
         height: rows.len,
         pixels,
     }
-}
-
-/// The kept part of the resized image. PIL runs along the rows first and rounds to 8 bits between the passes;
-/// fast_image_resize does it the other way round, so each pass is a call of its own.
-fn resample(
-    image: &RgbImage,
-    columns: &Span,
-    rows: &Span,
-    interpolation: Interpolation,
-) -> Result<RgbImage, Box<dyn std::error::Error>> {
-    let (algorithm, support) = interpolation.filter();
-    let options = ResizeOptions::new().resize_alg(algorithm);
-    let mut resizer = Resizer::new();
-
-    let band = rows.reach(support);
-    let stored = ImageRef::new(image.width, image.height, &image.pixels, PixelType::U8x3)?;
-    let mut narrowed = Image::new(columns.len, band.end - band.start, PixelType::U8x3);
-    let (left, width) = columns.source();
-    let in_band = options.crop(left, band.start.into(), width, narrowed.height().into());
-    resizer.resize(&stored, &mut narrowed, &in_band)?;
-
-    let mut part = Image::new(columns.len, rows.len, PixelType::U8x3);
-    let (top, height) = rows.source();
-    let below_band_start = top - f64::from(band.start);
-    let height = height.min(f64::from(narrowed.height()) - below_band_start);
-    let in_rows = options.crop(0.0, below_band_start, columns.len.into(), height);
-    resizer.resize(&narrowed, &mut part, &in_rows)?;
-    Ok(RgbImage {
-        width: columns.len,
-        height: rows.len,
-        pixels: part.into_vec(),
-    })
 }
 
 /// Puts `part` into a black square of side `crop`.
@@ -302,20 +232,14 @@ fn pad(part: RgbImage, left: u32, top: u32, crop: u32) -> RgbImage {
 }
 
 impl Interpolation {
-    const NAMES: [(Self, &'static str); 4] = [
-        (Self::Nearest, "nearest"),
-        (Self::Bilinear, "bilinear"),
-        (Self::Bicubic, "bicubic"),
-        (Self::Lanczos, "lanczos"),
-    ];
+    const ALL: [Self; 4] = [Self::Nearest, Self::Bilinear, Self::Bicubic, Self::Lanczos];
 
-    /// The filter (`CatmullRom` is the cubic with a = -0.5) and how far it reaches, in pixels at unit scale.
-    fn filter(self) -> (ResizeAlg, f64) {
+    const fn name(self) -> &'static str {
         match self {
-            Self::Nearest => (ResizeAlg::Nearest, 1.0),
-            Self::Bilinear => (ResizeAlg::Convolution(FilterType::Bilinear), 1.0),
-            Self::Bicubic => (ResizeAlg::Convolution(FilterType::CatmullRom), 2.0),
-            Self::Lanczos => (ResizeAlg::Convolution(FilterType::Lanczos3), 3.0),
+            Self::Nearest => "nearest",
+            Self::Bilinear => "bilinear",
+            Self::Bicubic => "bicubic",
+            Self::Lanczos => "lanczos",
         }
     }
 }
@@ -324,21 +248,15 @@ impl FromStr for Interpolation {
     type Err = UnknownInterpolation;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        Self::NAMES
+        Self::ALL
             .into_iter()
-            .find(|(_, known)| *known == name)
-            .map(|(interpolation, _)| interpolation)
+            .find(|interpolation| interpolation.name() == name)
             .ok_or_else(|| UnknownInterpolation(name.to_owned()))
     }
 }
 
 impl fmt::Display for Interpolation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Nearest => "nearest",
-            Self::Bilinear => "bilinear",
-            Self::Bicubic => "bicubic",
-            Self::Lanczos => "lanczos",
-        })
+        f.pad(self.name())
     }
 }

@@ -5,17 +5,20 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::models::Models;
 use super::pipeline::{Job, Pending};
 use super::{
-    BoxFuture, Classify, Code, Error, ModelState, ModelStatus, Readiness, Reply, Request, ServedModel, Timing,
+    BoxFuture, Classify, Code, Error, ModelState, ModelStatus, Readiness, Reply, Request,
+    ServedModel, Timing,
 };
 use crate::batching::{self, BatchError, Batcher, QueueFull, Ticket};
 use crate::imaging;
+use crate::ir::Shape;
 use crate::pool::Pool;
 use crate::repository::LoadedModel;
 use crate::telemetry::{Metrics, ModelInfo, ModelLabels, ModelMetrics, RejectReason};
@@ -54,7 +57,7 @@ pub enum LoadError {
     #[error("the model has {classes} classes but {labels} labels; give one label per class")]
     Labels { classes: usize, labels: usize },
     #[error("preprocessing yields {crop}x{crop} RGB images, but the network takes {input}")]
-    Input { crop: u32, input: crate::ir::Shape },
+    Input { crop: u32, input: Shape },
     #[error("the warm-up failed: {0}")]
     WarmUp(BatchError),
     #[error("the warm-up gave values that are not finite; the weights may be damaged")]
@@ -109,7 +112,8 @@ impl Classifier {
             let labels = labels.len();
             return Err(LoadError::Labels { classes, labels });
         }
-        let logits = batching::warm_up(engine.as_mut(), input.elements(), classes).map_err(LoadError::WarmUp)?;
+        let logits = batching::warm_up(engine.as_mut(), input.elements(), classes)
+            .map_err(LoadError::WarmUp)?;
         if logits.iter().any(|logit| !logit.is_finite()) {
             return Err(LoadError::NotFinite);
         }
@@ -125,8 +129,15 @@ impl Classifier {
         };
         let metrics = self.metrics.model(&series);
         let limits = self.config.batching;
-        let batcher = Batcher::spawn(&name, engine, input.elements(), classes, limits, Arc::clone(&metrics))
-            .map_err(LoadError::Thread)?;
+        let batcher = Batcher::spawn(
+            &name,
+            engine,
+            input.elements(),
+            classes,
+            limits,
+            Arc::clone(&metrics),
+        )
+        .map_err(LoadError::Thread)?;
         let model_info = ModelInfo {
             engine: info.engine.to_owned(),
             precision: info.precision.to_owned(),
@@ -163,10 +174,15 @@ impl Classify for Classifier {
         }
     }
 
-    fn classify(&self, admission: Admission, request: Request) -> BoxFuture<'_, Result<Reply, Error>> {
+    fn classify(
+        &self,
+        admission: Admission,
+        request: Request,
+    ) -> BoxFuture<'_, Result<Reply, Error>> {
         let unanswered = Unanswered {
             metrics: Arc::clone(&admission.model.metrics),
             images: request.images.len(),
+            deadline: request.deadline,
         };
         Box::pin(self.answer(admission, request, unanswered))
     }
@@ -195,13 +211,19 @@ impl Classifier {
         request: Request,
         mut unanswered: Unanswered,
     ) -> Result<Reply, Error> {
-        let pending = self.start(&mut admission, &request).inspect_err(|_| unanswered.images = 0)?;
-        let Admission { model, ticket } = admission;
-        drop(ticket);
+        let Request {
+            images,
+            top_k,
+            received,
+            deadline,
+        } = request;
+        let started = self.start(&mut admission, images, deadline);
+        let pending = started.inspect_err(|_| unanswered.images = 0)?;
+        let model = admission.model;
         let mut results = Vec::with_capacity(pending.len());
         let mut timing = Timing::default();
         for image in pending {
-            let result = image.predictions(&model, request.top_k, request.deadline).await;
+            let result = image.predictions(&model, top_k, deadline).await;
             unanswered.answered(&result);
             results.push(result.map(|(predictions, times)| {
                 timing.widen(&times);
@@ -209,10 +231,10 @@ impl Classifier {
             }));
         }
         if results.iter().all(Result::is_err) {
-            let first = results.into_iter().next().unwrap_or_else(|| Err(no_images()));
-            return Err(first.err().unwrap_or_else(no_images));
+            let first = results.into_iter().find_map(Result::err);
+            return Err(first.unwrap_or_else(no_images));
         }
-        timing.total = request.received.elapsed();
+        timing.total = received.elapsed();
         Ok(Reply {
             model: model.name.clone(),
             version: model.version.clone(),
@@ -223,17 +245,22 @@ impl Classifier {
     }
 
     /// Sends every image on its way, each under its own ticket.
-    fn start(&self, admission: &mut Admission, request: &Request) -> Result<Vec<Pending>, Error> {
+    fn start(
+        &self,
+        admission: &mut Admission,
+        images: Vec<Bytes>,
+        deadline: Instant,
+    ) -> Result<Vec<Pending>, Error> {
         // no change where the protocol has done it, and never more images in the system than are admitted
-        admission.resize(request.images.len())?;
-        let mut pending = Vec::with_capacity(request.images.len());
-        for image in &request.images {
+        admission.resize(images.len())?;
+        let mut pending = Vec::with_capacity(images.len());
+        for image in images {
             let ticket = admission.ticket.take_one().ok_or_else(no_images)?;
             let job = Job {
                 model: Arc::clone(&admission.model),
                 ticket,
-                image: image.clone(),
-                deadline: request.deadline,
+                image,
+                deadline,
                 config: self.config.imaging,
             };
             pending.push(job.start(&self.pool));
@@ -249,13 +276,17 @@ impl Admission {
     /// `QueueFull` when there is no room for all of them, `InvalidRequest` where there never could be; the admission is
     /// then as before.
     pub fn resize(&mut self, images: usize) -> Result<(), Error> {
-        self.ticket.resize(images).map_err(|full| refused(&self.model, full))
+        self.ticket
+            .resize(images)
+            .map_err(|full| refused(&self.model, full))
     }
 }
 
 /// Counts a refusal and says when to come back: when the images now admitted will be answered.
 fn refused(model: &ServedModel, full: QueueFull) -> Error {
-    model.metrics.rejected(RejectReason::QueueFull, full.asked as u64);
+    model
+        .metrics
+        .rejected(RejectReason::QueueFull, full.asked as u64);
     let wait = model.batcher.load().backlog();
     let error = Error::from(full);
     match error.retry_after {
@@ -265,13 +296,18 @@ fn refused(model: &ServedModel, full: QueueFull) -> Error {
 }
 
 fn no_images() -> Error {
-    Error::new(Code::InvalidRequest, "the request holds no image; send at least one")
+    Error::new(
+        Code::InvalidRequest,
+        "the request holds no image; send at least one",
+    )
 }
 
-/// Images of a request that have not ended; those left when it is dropped are those whose caller went away.
+/// Images of a request that have not ended. Those left when it is dropped were withdrawn: by a caller that went away, or
+/// by a protocol whose own timer noticed the deadline first.
 struct Unanswered {
     metrics: Arc<ModelMetrics>,
     images: usize,
+    deadline: Instant,
 }
 
 impl Unanswered {
@@ -294,7 +330,13 @@ impl Unanswered {
 impl Drop for Unanswered {
     fn drop(&mut self) {
         if self.images > 0 {
-            self.metrics.rejected(RejectReason::Cancelled, self.images as u64);
+            let late = Instant::now() >= self.deadline;
+            let reason = if late {
+                RejectReason::Deadline
+            } else {
+                RejectReason::Cancelled
+            };
+            self.metrics.rejected(reason, self.images as u64);
         }
     }
 }

@@ -128,7 +128,9 @@ impl From<QueueFull> for Error {
         if full.asked > full.limit {
             // coming back later would not help
             let QueueFull { asked, limit, .. } = full;
-            let message = format!("the request has {asked} images, but at most {limit} are admitted at a time; send fewer");
+            let message = format!(
+                "the request has {asked} images, but at most {limit} are admitted at a time; send fewer"
+            );
             return Self::new(Code::InvalidRequest, message);
         }
         Self::new(Code::QueueFull, full.to_string()).retry_after(Duration::from_secs(1))
@@ -140,9 +142,10 @@ impl From<BatchError> for Error {
         match error {
             BatchError::Deadline => Self::deadline(),
             // the cause stands in the log; it says nothing that a caller could act on
-            BatchError::Engine(_) | BatchError::ImageLength { .. } => {
-                Self::new(Code::Internal, "the model failed on this batch of images; try again")
-            }
+            BatchError::Engine(_) | BatchError::ImageLength { .. } => Self::new(
+                Code::Internal,
+                "the model failed on this batch of images; try again",
+            ),
             BatchError::Closed => Self::new(Code::Unavailable, error.to_string()),
         }
     }
@@ -179,7 +182,10 @@ mod tests {
             limit: 8,
         };
         let error = Error::from(full);
-        assert_eq!((error.code, error.retry_after), (Code::InvalidRequest, None));
+        assert_eq!(
+            (error.code, error.retry_after),
+            (Code::InvalidRequest, None)
+        );
         let error = Error::from(QueueFull { asked: 8, ..full });
         assert_eq!(error.code, Code::QueueFull);
         assert!(error.retry_after.is_some());

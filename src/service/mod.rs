@@ -30,7 +30,11 @@ pub trait Classify: Send + Sync + 'static {
     fn admit(&self, model: Option<&str>, images: usize) -> Result<Admission, Error>;
 
     /// Classifies the images under an admission. Dropping the future withdraws the images still queued.
-    fn classify(&self, admission: Admission, request: Request) -> BoxFuture<'_, Result<Reply, Error>>;
+    fn classify(
+        &self,
+        admission: Admission,
+        request: Request,
+    ) -> BoxFuture<'_, Result<Reply, Error>>;
 
     /// Every model known, serving or not, in the order of registration; the first is the default unless one is named.
     fn models(&self) -> Vec<ModelStatus>;

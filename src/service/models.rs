@@ -1,6 +1,7 @@
 //! The table of models and what their states make of the server: starting, ready or draining.
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -90,10 +91,22 @@ impl Models {
             }),
         }
         let loading = table.iter().any(|m| matches!(m.state, ModelState::Loading));
-        let serving = table.iter().any(|m| matches!(m.state, ModelState::Ready(_)));
-        let readiness = if serving && !loading { Readiness::Ready } else { Readiness::Starting };
+        let serving = table
+            .iter()
+            .any(|m| matches!(m.state, ModelState::Ready(_)));
+        let readiness = if serving && !loading {
+            Readiness::Ready
+        } else {
+            Readiness::Starting
+        };
         // under the table's lock, so that two changes cannot report in the wrong order
-        self.turn(|now| if now == Readiness::Draining { now } else { readiness });
+        self.turn(|now| {
+            if now == Readiness::Draining {
+                now
+            } else {
+                readiness
+            }
+        });
     }
 
     /// The model that answers to a name, or to none.
@@ -106,12 +119,16 @@ impl Models {
         match found.map(|m| (&m.name, &m.state)) {
             Some((_, ModelState::Ready(model))) => Ok(Arc::clone(model)),
             Some((name, ModelState::Loading)) => {
-                let error = Error::new(Code::Unavailable, format!("the model {name} is still loading; try again soon"));
-                Err(error.retry_after(std::time::Duration::from_secs(2)))
+                let error = Error::new(
+                    Code::Unavailable,
+                    format!("the model {name} is still loading; try again soon"),
+                );
+                Err(error.retry_after(Duration::from_secs(2)))
             }
-            Some((name, ModelState::Failed(reason))) => {
-                Err(Error::new(Code::Unavailable, format!("the model {name} could not be loaded: {reason}")))
-            }
+            Some((name, ModelState::Failed(reason))) => Err(Error::new(
+                Code::Unavailable,
+                format!("the model {name} could not be loaded: {reason}"),
+            )),
             None => Err(not_found(name.or(self.default.as_deref()), &table)),
         }
     }
@@ -146,10 +163,17 @@ impl Models {
 
 fn not_found(name: Option<&str>, table: &[ModelStatus]) -> Error {
     let served: Vec<&str> = table.iter().map(|m| m.name.as_str()).collect();
-    let served = if served.is_empty() { "none".to_owned() } else { served.join(", ") };
+    let served = if served.is_empty() {
+        "none".to_owned()
+    } else {
+        served.join(", ")
+    };
     let message = match name {
         // a caller's text: quoted, and cut to what a model name could be
-        Some(name) => format!("there is no model {:?}; served: {served}", name.chars().take(80).collect::<String>()),
+        Some(name) => format!(
+            "there is no model {:?}; served: {served}",
+            name.chars().take(80).collect::<String>()
+        ),
         None => "no model is served yet".to_owned(),
     };
     Error::new(Code::ModelNotFound, message)

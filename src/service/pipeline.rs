@@ -49,7 +49,10 @@ impl Job {
         // a decoder that panics on some file must take neither the pool's thread nor the process with it
         let prepared = catch_unwind(AssertUnwindSafe(|| self.prepare(&answer)));
         let Self {
-            ticket, deadline, model, ..
+            ticket,
+            deadline,
+            model,
+            ..
         } = self;
         let result = match prepared {
             Ok(Ok((input, decode, preprocess))) => Ok(Queued {
@@ -63,8 +66,14 @@ impl Job {
                 Err(match failed {
                     Ok(Err(error)) => error,
                     _ => {
-                        tracing::error!(model = model.name, "decoding or preprocessing an image panicked");
-                        Error::new(Code::Internal, "the image could not be prepared; the server's log says why")
+                        tracing::error!(
+                            model = model.name,
+                            "decoding or preprocessing an image panicked"
+                        );
+                        Error::new(
+                            Code::Internal,
+                            "the image could not be prepared; the server's log says why",
+                        )
                     }
                 })
             }
@@ -74,7 +83,10 @@ impl Job {
     }
 
     /// Decodes and preprocesses; looks between the two whether anyone still waits.
-    fn prepare(&self, answer: &oneshot::Sender<Result<Queued, Error>>) -> Result<(Vec<f32>, Duration, Duration), Error> {
+    fn prepare(
+        &self,
+        answer: &oneshot::Sender<Result<Queued, Error>>,
+    ) -> Result<(Vec<f32>, Duration, Duration), Error> {
         let metrics = &self.model.metrics;
         let started = Instant::now();
         if started >= self.deadline {
@@ -114,7 +126,10 @@ impl Pending {
             inference: output.inference,
             total: Duration::ZERO,
         };
-        Ok((topk::predictions(&output.logits, &model.labels, top_k)?, timing))
+        Ok((
+            topk::predictions(&output.logits, &model.labels, top_k)?,
+            timing,
+        ))
     }
 
     async fn output(self) -> Result<(Output, Duration, Duration), Error> {

@@ -8,9 +8,16 @@ use super::{Code, Error, Prediction};
 ///
 /// # Errors
 /// `Internal` when a logit is not finite: a weight file or an engine is broken, and any order would be made up.
-pub(super) fn predictions(logits: &[f32], labels: &[String], top_k: usize) -> Result<Vec<Prediction>, Error> {
+pub(super) fn predictions(
+    logits: &[f32],
+    labels: &[String],
+    top_k: usize,
+) -> Result<Vec<Prediction>, Error> {
     if logits.iter().any(|logit| !logit.is_finite()) {
-        return Err(Error::new(Code::Internal, "the model's output is not finite; its weights may be damaged"));
+        return Err(Error::new(
+            Code::Internal,
+            "the model's output is not finite; its weights may be damaged",
+        ));
     }
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let weight = |logit: f32| (f64::from(logit) - f64::from(max)).exp();
@@ -57,13 +64,19 @@ mod tests {
         let logits = [0.0, 2f32.ln(), 5f32.ln()];
         let list = top(&logits, 2);
         assert_eq!(list.iter().map(|p| p.0).collect::<Vec<_>>(), [2, 1]);
-        assert!((list[0].1 - 0.625).abs() < 1e-6 && (list[1].1 - 0.25).abs() < 1e-6, "{list:?}");
+        assert!(
+            (list[0].1 - 0.625).abs() < 1e-6 && (list[1].1 - 0.25).abs() < 1e-6,
+            "{list:?}"
+        );
     }
 
     #[test]
     fn ties_go_to_the_lower_class() {
         let list = top(&[1.0, 3.0, 0.0, 3.0, -0.0, 3.0], 5);
-        assert_eq!(list.iter().map(|p| p.0).collect::<Vec<_>>(), [1, 3, 5, 0, 2]);
+        assert_eq!(
+            list.iter().map(|p| p.0).collect::<Vec<_>>(),
+            [1, 3, 5, 0, 2]
+        );
     }
 
     #[test]

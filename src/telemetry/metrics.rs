@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus::core::Collector;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
 };
 
 /// Labels that every series of a model carries.
@@ -51,12 +52,14 @@ const STAGES: [&str; 4] = ["decode", "preprocess", "queue", "inference"];
 
 /// Seconds: 100 us to 10 s, dense from 1 to 100 ms.
 const LATENCY_EDGES: [f64; 25] = [
-    0.0001, 0.00025, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06,
-    0.08, 0.1, 0.2, 0.4, 0.8, 1.5, 3.0, 6.0, 10.0,
+    0.0001, 0.00025, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02,
+    0.03, 0.04, 0.06, 0.08, 0.1, 0.2, 0.4, 0.8, 1.5, 3.0, 6.0, 10.0,
 ];
 
 /// Images.
-const BATCH_EDGES: [f64; 13] = [1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 128.0];
+const BATCH_EDGES: [f64; 13] = [
+    1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 128.0,
+];
 
 /// The registry and the families whose children models and requests use.
 #[derive(Debug)]
@@ -124,7 +127,9 @@ impl Metrics {
         let families = Families::new(&registry);
         #[cfg(target_os = "linux")]
         registry
-            .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
+            .register(Box::new(
+                prometheus::process_collector::ProcessCollector::for_self(),
+            ))
             .expect(CONSTANT);
         let mut codes = codes.to_vec();
         codes.push("ok");
@@ -152,7 +157,8 @@ impl Metrics {
     /// Removes every series of a model. Handles still held count on, unseen.
     pub fn remove_model(&self, labels: &ModelLabels) {
         if let Some(registered) = self.models().remove(labels) {
-            self.families.remove(labels, &self.codes, registered.info.as_ref());
+            self.families
+                .remove(labels, &self.codes, registered.info.as_ref());
         }
     }
 
@@ -165,7 +171,10 @@ impl Metrics {
         if let Some(before) = registered.info.replace(info.clone()) {
             self.families.remove_info(labels, &before);
         }
-        self.families.info.with_label_values(&info_values(labels, info)).set(1);
+        self.families
+            .info
+            .with_label_values(&info_values(labels, info))
+            .set(1);
     }
 
     /// Counts one finished request. `model` is `None` where no known model was named.
@@ -180,7 +189,10 @@ impl Metrics {
         let outcomes = model.map_or(&self.unknown, |m| &m.outcomes);
         outcomes.durations[protocol as usize].observe(seconds);
         let counter = outcomes.requests[protocol as usize].get(code);
-        debug_assert!(counter.is_some(), "code {code} was not announced to Metrics::new");
+        debug_assert!(
+            counter.is_some(),
+            "code {code} was not announced to Metrics::new"
+        );
         if let Some(counter) = counter {
             counter.inc();
         }
@@ -195,10 +207,12 @@ impl Metrics {
     /// The text exposition format.
     pub fn render(&self) -> String {
         let families = self.registry.gather();
-        prometheus::TextEncoder::new().encode_to_string(&families).unwrap_or_else(|error| {
-            tracing::error!(%error, "the metrics cannot be written");
-            String::new()
-        })
+        prometheus::TextEncoder::new()
+            .encode_to_string(&families)
+            .unwrap_or_else(|error| {
+                tracing::error!(%error, "the metrics cannot be written");
+                String::new()
+            })
     }
 
     fn models(&self) -> MutexGuard<'_, HashMap<ModelLabels, Registered>> {
@@ -225,8 +239,13 @@ impl Protocol {
 }
 
 impl RejectReason {
-    const ALL: [Self; 5] =
-        [Self::QueueFull, Self::Deadline, Self::Cancelled, Self::InvalidImage, Self::TooLarge];
+    const ALL: [Self; 5] = [
+        Self::QueueFull,
+        Self::Deadline,
+        Self::Cancelled,
+        Self::InvalidImage,
+        Self::TooLarge,
+    ];
 
     const fn as_str(self) -> &'static str {
         match self {
@@ -243,13 +262,22 @@ impl Families {
     fn new(registry: &Registry) -> Self {
         let histogram = |name: &str, help: &str, edges: &[f64], labels: &[&str]| {
             let opts = HistogramOpts::new(name, help).buckets(edges.to_vec());
-            register(registry, HistogramVec::new(opts, &with_model(labels)).expect(CONSTANT))
+            register(
+                registry,
+                HistogramVec::new(opts, &with_model(labels)).expect(CONSTANT),
+            )
         };
         let counter = |name: &str, help: &str, labels: &[&str]| {
-            register(registry, IntCounterVec::new(Opts::new(name, help), &with_model(labels)).expect(CONSTANT))
+            register(
+                registry,
+                IntCounterVec::new(Opts::new(name, help), &with_model(labels)).expect(CONSTANT),
+            )
         };
         let gauge = |name: &str, help: &str, labels: &[&str]| {
-            register(registry, IntGaugeVec::new(Opts::new(name, help), &with_model(labels)).expect(CONSTANT))
+            register(
+                registry,
+                IntGaugeVec::new(Opts::new(name, help), &with_model(labels)).expect(CONSTANT),
+            )
         };
         Self {
             inference: histogram(
@@ -270,10 +298,27 @@ impl Families {
                 &LATENCY_EDGES,
                 &["protocol"],
             ),
-            batch_size: histogram("resnetd_batch_size", "Images in one batch.", &BATCH_EDGES, &[]),
-            queue_depth: gauge("resnetd_queue_depth", "Images queued for the next batches.", &[]),
-            images: counter("resnetd_images_total", "Images answered with predictions.", &[]),
-            requests: counter("resnetd_requests_total", "Finished requests.", &["protocol", "code"]),
+            batch_size: histogram(
+                "resnetd_batch_size",
+                "Images in one batch.",
+                &BATCH_EDGES,
+                &[],
+            ),
+            queue_depth: gauge(
+                "resnetd_queue_depth",
+                "Images queued for the next batches.",
+                &[],
+            ),
+            images: counter(
+                "resnetd_images_total",
+                "Images answered with predictions.",
+                &[],
+            ),
+            requests: counter(
+                "resnetd_requests_total",
+                "Finished requests.",
+                &["protocol", "code"],
+            ),
             rejected: counter(
                 "resnetd_rejected_total",
                 "Images turned away, or requests where no image was read.",
@@ -305,12 +350,21 @@ impl Families {
     }
 
     fn outcomes(&self, labels: &ModelLabels, codes: &[&'static str]) -> Outcomes {
-        let duration = |p: Protocol| self.request_duration.with_label_values(&values(labels, [p.as_str()]));
+        let duration = |p: Protocol| {
+            self.request_duration
+                .with_label_values(&values(labels, [p.as_str()]))
+        };
         let requests = |p: Protocol| {
-            let counter = |code| self.requests.with_label_values(&values(labels, [p.as_str(), code]));
+            let counter = |code| {
+                self.requests
+                    .with_label_values(&values(labels, [p.as_str(), code]))
+            };
             codes.iter().map(|&code| (code, counter(code))).collect()
         };
-        let rejected = |r: RejectReason| self.rejected.with_label_values(&values(labels, [r.as_str()]));
+        let rejected = |r: RejectReason| {
+            self.rejected
+                .with_label_values(&values(labels, [r.as_str()]))
+        };
         Outcomes {
             durations: Protocol::ALL.map(duration),
             requests: Protocol::ALL.map(requests),
@@ -329,12 +383,18 @@ impl Families {
             let _ = self.stage.remove_label_values(&values(labels, [stage]));
         }
         for reason in RejectReason::ALL {
-            let _ = self.rejected.remove_label_values(&values(labels, [reason.as_str()]));
+            let _ = self
+                .rejected
+                .remove_label_values(&values(labels, [reason.as_str()]));
         }
         for protocol in Protocol::ALL.map(Protocol::as_str) {
-            let _ = self.request_duration.remove_label_values(&values(labels, [protocol]));
+            let _ = self
+                .request_duration
+                .remove_label_values(&values(labels, [protocol]));
             for &code in codes {
-                let _ = self.requests.remove_label_values(&values(labels, [protocol, code]));
+                let _ = self
+                    .requests
+                    .remove_label_values(&values(labels, [protocol, code]));
             }
         }
         if let Some(info) = info {
@@ -351,7 +411,9 @@ impl Families {
 const CONSTANT: &str = "names, labels and buckets are constants of this file, each used once";
 
 fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> C {
-    registry.register(Box::new(collector.clone())).expect(CONSTANT);
+    registry
+        .register(Box::new(collector.clone()))
+        .expect(CONSTANT);
     collector
 }
 
@@ -376,7 +438,10 @@ fn values<'a, const N: usize>(labels: &'a ModelLabels, more: [&'a str; N]) -> Ve
 fn info_values(labels: &ModelLabels, info: &ModelInfo) -> Vec<String> {
     let parameters = info.parameters.to_string();
     let more = [&info.engine, &info.precision, &info.isa, &parameters];
-    values(labels, more.map(String::as_str)).into_iter().map(str::to_owned).collect()
+    values(labels, more.map(String::as_str))
+        .into_iter()
+        .map(str::to_owned)
+        .collect()
 }
 
 #[cfg(test)]

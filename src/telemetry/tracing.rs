@@ -20,7 +20,9 @@ pub enum LogFormat {
 pub enum TracingError {
     #[error("{0:?} is no log format; expected pretty or json")]
     Format(String),
-    #[error("the log filter {filter:?} is not valid ({reason}); expected something like info or info,resnetd=debug")]
+    #[error(
+        "the log filter {filter:?} is not valid ({reason}); expected something like info or info,resnetd=debug"
+    )]
     Filter { filter: String, reason: String },
     #[error("logging is set up already")]
     AlreadySet,
@@ -59,12 +61,19 @@ fn subscriber<W>(
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let filter = if filter.trim().is_empty() { "info" } else { filter };
+    let filter = if filter.trim().is_empty() {
+        "info"
+    } else {
+        filter
+    };
     let parsed = EnvFilter::try_new(filter).map_err(|error| TracingError::Filter {
         filter: filter.to_owned(),
         reason: error.to_string(),
     })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(parsed).with_ansi(ansi).with_writer(writer);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(parsed)
+        .with_ansi(ansi)
+        .with_writer(writer);
     Ok(match format {
         LogFormat::Pretty => Box::new(builder.finish()),
         LogFormat::Json => Box::new(builder.json().flatten_event(true).finish()),
@@ -107,7 +116,10 @@ mod tests {
     #[test]
     fn json_is_one_object_a_line() {
         let text = logged(LogFormat::Json, "debug");
-        let lines: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let lines: Vec<serde_json::Value> = text
+            .lines()
+            .map(|l| serde_json::from_str(l).unwrap())
+            .collect();
         assert_eq!(lines.len(), 2);
         assert_eq!(lines[0]["message"], "a batch ran");
         assert_eq!(lines[0]["images"], 3);
@@ -123,7 +135,9 @@ mod tests {
 
     #[test]
     fn a_bad_filter_is_refused_with_its_text() {
-        let error = init(LogFormat::Pretty, "info,resnetd=loud").unwrap_err().to_string();
+        let error = init(LogFormat::Pretty, "info,resnetd=loud")
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("resnetd=loud"), "{error}");
     }
 
@@ -131,6 +145,12 @@ mod tests {
     fn formats_parse() {
         assert_eq!("json".parse::<LogFormat>().unwrap(), LogFormat::Json);
         assert_eq!("pretty".parse::<LogFormat>().unwrap(), LogFormat::Pretty);
-        assert!("xml".parse::<LogFormat>().unwrap_err().to_string().contains("xml"));
+        assert!(
+            "xml"
+                .parse::<LogFormat>()
+                .unwrap_err()
+                .to_string()
+                .contains("xml")
+        );
     }
 }
