@@ -5,6 +5,7 @@
 //! dropped early is read in the background: twice what would have been accepted, and for [`LINGER`] at most.
 
 use std::error::Error as StdError;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -120,8 +121,13 @@ impl hyper::body::Body for Guarded {
             }
             Some(Err(error)) => {
                 this.over = true;
+                let code = if is_malformed(&error) {
+                    Code::InvalidRequest
+                } else {
+                    Code::Cancelled
+                };
                 let message = format!("the body could not be read to its end: {error}");
-                Some(Err(Error::new(Code::InvalidRequest, message)))
+                Some(Err(Error::new(code, message)))
             }
             None => {
                 this.over = true;
@@ -161,12 +167,26 @@ impl Drop for Guarded {
     }
 }
 
+/// Whether the peer sent chunks that are none; all else that ends a body early is a connection or stream that broke.
+fn is_malformed(error: &axum::Error) -> bool {
+    let error = find::<io::Error>(error).map(io::Error::kind);
+    matches!(
+        error,
+        Some(io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput)
+    )
+}
+
 /// The service error below an error that a body gave, if there is one.
 pub(super) fn cause(error: &(dyn StdError + 'static)) -> Option<Error> {
+    find(error).cloned()
+}
+
+/// The first error of a type in a chain of sources.
+fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
     let mut error = Some(error);
     while let Some(this) = error {
-        if let Some(found) = this.downcast_ref::<Error>() {
-            return Some(found.clone());
+        if let Some(found) = this.downcast_ref() {
+            return Some(found);
         }
         error = this.source();
     }
