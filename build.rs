@@ -22,6 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     tonic_prost_build::configure()
         .bytes(".resnetd.v1.ClassifyRequest.images")
+        .codec_path("crate::server::codec::BoundedCodec")
         .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

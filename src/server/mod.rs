@@ -6,8 +6,10 @@
 //! header and idle timeouts, and tonic's own timer answers CANCELLED where a deadline passed.
 
 mod ask;
+mod codec;
 mod connection;
 mod grpc;
+mod guard;
 mod http;
 mod io;
 mod listener;
@@ -44,7 +46,7 @@ pub struct Config {
     pub request_timeout: Duration,
     /// `--header-timeout`: from the first byte of an HTTP request (or the connection) to the end of its header.
     pub header_timeout: Duration,
-    /// `--body-timeout`: between two pieces of an HTTP body.
+    /// `--body-timeout`: between two pieces of an HTTP body or of a unary gRPC message.
     pub body_timeout: Duration,
     /// `--idle-timeout`: a connection without a request is closed after it.
     pub idle_timeout: Duration,

@@ -4,6 +4,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::middleware::Next;
@@ -14,6 +15,7 @@ use tracing::Instrument;
 use super::convert;
 use crate::server::Core;
 use crate::server::ask::{self, Clock, Room};
+use crate::server::guard::Guarded;
 use crate::server::record::{Record, request_id};
 use crate::service::{Code, Error};
 use crate::telemetry::Protocol;
@@ -116,6 +118,7 @@ async fn unary(core: &Core, id: String, mut request: Request, next: Next) -> Res
         unary: Some(Unary { record, room }),
     });
     request.extensions_mut().insert(Arc::clone(&arrival));
+    let request = request.map(|body| Body::new(Guarded::grpc(body, &core.config)));
     let mut call = pin!(next.run(request));
     let result = match clock.within(async { Ok(call.as_mut().await) }).await {
         // the service has the request and keeps its deadline

@@ -6,6 +6,7 @@ use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::{Code as Grpc, Status};
 
 use crate::server::ask::Ask;
+use crate::server::guard::cause;
 use crate::server::{pb, status as table};
 use crate::service::{Code, Error, ModelState, ModelStatus, Prediction, Reply, Timing};
 
@@ -24,9 +25,12 @@ pub(super) fn status(error: Error) -> Status {
     Status::with_metadata(code, error.message, trailers)
 }
 
-/// What tonic refused before a handler saw it. Its decoder calls a message that is no protobuf INTERNAL and one over
+/// What tonic refused before a handler saw it, or the guard under it. Its decoder calls a message that is no protobuf INTERNAL and one over
 /// the limit OUT_OF_RANGE; both are the caller's.
 pub(super) fn refused_by_tonic(status: &Status) -> Error {
+    if let Some(error) = cause(status) {
+        return error;
+    }
     let message = status.message();
     match status.code() {
         Grpc::OutOfRange | Grpc::ResourceExhausted => Error::new(

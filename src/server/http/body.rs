@@ -1,7 +1,6 @@
 //! The three forms of a classification request: an image as it is, a multipart form, JSON with base64.
 
 use std::borrow::Cow;
-use std::error::Error as StdError;
 
 use axum::body::Body;
 use axum::extract::multipart::{Field, Multipart};
@@ -16,6 +15,7 @@ use http_body_util::BodyExt;
 use serde::Deserialize;
 
 use crate::server::ask::Ask;
+use crate::server::guard::cause;
 use crate::service::{Code, Error};
 
 /// A value of a form field that is not a file; the longest meaningful one is a model's name.
@@ -84,7 +84,7 @@ impl Params {
     }
 }
 
-/// Reads the body; `max_images` stops a form that has more.
+/// Reads the body. More than `max_images` are refused before they are held or decoded.
 pub(super) async fn read(
     form: Form,
     params: Params,
@@ -107,7 +107,7 @@ pub(super) async fn read(
         Form::Json => {
             let json = collect(body).await?;
             // megabytes of base64 would hold up a worker of the runtime for tens of milliseconds
-            let parsed = tokio::task::spawn_blocking(move || parse_json(&json)).await;
+            let parsed = tokio::task::spawn_blocking(move || parse_json(&json, max_images)).await;
             let parsed =
                 parsed.map_err(|error| Error::new(Code::Internal, error.to_string()))??;
             ask.images = parsed.images;
@@ -142,9 +142,7 @@ async fn read_form(mut form: Multipart, ask: &mut Ask, max_images: usize) -> Res
                 agree("top_k", &mut ask.top_k, Some(top_k))?;
             }
             _ if ask.images.len() == max_images => {
-                return Err(invalid(format!(
-                    "the form has more than the {max_images} images allowed; send them in several requests"
-                )));
+                return Err(too_many(max_images));
             }
             _ => ask
                 .images
@@ -168,12 +166,15 @@ async fn value(name: &str, mut field: Field<'_>) -> Result<String, Error> {
     String::from_utf8(bytes).map_err(|_| invalid(format!("the form's {name} is not UTF-8")))
 }
 
-fn parse_json(json: &[u8]) -> Result<Ask, Error> {
+fn parse_json(json: &[u8], max_images: usize) -> Result<Ask, Error> {
     let request: JsonRequest<'_> = serde_json::from_slice(json).map_err(|error| {
         invalid(format!(
             "the body is not the JSON expected: {error}; send {{\"images\":[{{\"b64\":\"...\"}}],\"model\":\"...\",\"top_k\":5}}"
         ))
     })?;
+    if request.images.len() > max_images {
+        return Err(too_many(max_images));
+    }
     let images = request.images.iter().map(|image| {
         STANDARD
             .decode(image.b64.as_bytes())
@@ -212,7 +213,7 @@ async fn collect(mut body: Body) -> Result<Bytes, Error> {
     let mut bytes = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame =
-            frame.map_err(|error| typed(&error).unwrap_or_else(|| invalid(error.to_string())))?;
+            frame.map_err(|error| cause(&error).unwrap_or_else(|| invalid(error.to_string())))?;
         if let Ok(data) = frame.into_data() {
             bytes.extend_from_slice(&data);
         }
@@ -221,20 +222,14 @@ async fn collect(mut body: Body) -> Result<Bytes, Error> {
 }
 
 fn form_error(error: axum::extract::multipart::MultipartError) -> Error {
-    typed(&error)
+    cause(&error)
         .unwrap_or_else(|| invalid(format!("the form cannot be read: {}", error.body_text())))
 }
 
-/// The guard's error inside those that wrap it.
-fn typed(error: &(dyn StdError + 'static)) -> Option<Error> {
-    let mut error = Some(error);
-    while let Some(this) = error {
-        if let Some(found) = this.downcast_ref::<Error>() {
-            return Some(found.clone());
-        }
-        error = this.source();
-    }
-    None
+fn too_many(max_images: usize) -> Error {
+    invalid(format!(
+        "the request has more than the {max_images} images allowed; send them in several requests"
+    ))
 }
 
 fn invalid(message: impl Into<String>) -> Error {

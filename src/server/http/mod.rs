@@ -2,7 +2,6 @@
 
 mod body;
 mod classify;
-mod guard;
 mod pages;
 mod reply;
 
@@ -16,9 +15,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{Router, get, post};
 
 use super::Core;
+use super::guard::Guarded;
 use super::record::request_id;
 use crate::service::{Code, Error};
-use guard::Guarded;
 use reply::Failure;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -49,7 +48,7 @@ async fn envelope(State(core): State<Arc<Core>>, request: Request, next: Next) -
     let given = parts.headers.get(REQUEST_ID);
     let id = request_id(given.and_then(|id| id.to_str().ok()));
     parts.extensions.insert(RequestId(id.clone()));
-    let guarded = Guarded::new(&parts.headers, body, &core.config);
+    let guarded = Guarded::http(&parts.headers, body, &core.config);
     let request = Request::from_parts(parts, Body::new(guarded));
 
     let mut response = next.run(request).await;

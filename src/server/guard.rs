@@ -4,6 +4,8 @@
 //! The last is for refusals: a socket closed with unread bytes is reset, and a reset can overtake the answer. So a body
 //! dropped early is read in the background: twice what would have been accepted, and for [`LINGER`] at most.
 
+use std::error::Error as StdError;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -17,13 +19,16 @@ use hyper::body::{Frame, SizeHint};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
-use crate::server::Config;
+use super::Config;
 use crate::service::{Code, Error};
 
 const LINGER: Duration = Duration::from_secs(5);
 const LINGER_LEAST: usize = 1 << 20;
 
-/// How the body ends early is a service error, to be found in the source chain of whatever wraps it.
+/// Compression flag and length before a gRPC message.
+const GRPC_PREFIX: usize = 5;
+
+/// Where the guard ends the body, it ends with a service error: [`cause`] finds it below whatever wraps it.
 pub(super) struct Guarded {
     body: Body,
     limit: usize,
@@ -32,24 +37,44 @@ pub(super) struct Guarded {
     announced: Option<usize>,
     stall: Duration,
     alarm: Pin<Box<Sleep>>,
-    /// Whether reading on makes sense when this is dropped.
-    linger: bool,
+    /// Whether what is left is worth reading when this is dropped.
+    lingers: bool,
+    /// Whether the peer has begun to send the body, or will without being asked to.
+    comes: bool,
+    /// Whether the body has come to its end or failed.
+    over: bool,
 }
 
 impl Guarded {
-    pub(super) fn new(headers: &HeaderMap, body: Body, config: &Config) -> Self {
+    pub(super) fn http(headers: &HeaderMap, body: Body, config: &Config) -> Self {
         let length = headers
             .get(CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok()?.parse().ok());
+        let mut guarded = Self::new(body, config.max_body_bytes, config);
+        guarded.announced = length.filter(|&length| length > config.max_body_bytes);
+        guarded.lingers = true;
+        // a peer that waits for 100 Continue sends nothing after a refusal
+        guarded.comes = !headers.contains_key(EXPECT);
+        guarded
+    }
+
+    /// A gRPC call that carries one message. HTTP/2 needs no lingering: its streams end apart from their connection.
+    pub(super) fn grpc(body: Body, config: &Config) -> Self {
+        let limit = config.max_body_bytes.saturating_add(GRPC_PREFIX);
+        Self::new(body, limit, config)
+    }
+
+    fn new(body: Body, limit: usize, config: &Config) -> Self {
         Self {
-            // a peer that waits for 100 Continue sends nothing after a refusal
-            linger: !headers.contains_key(EXPECT) && !hyper::body::Body::is_end_stream(&body),
             body,
-            limit: config.max_body_bytes,
+            limit,
             received: 0,
-            announced: length.filter(|&length| length > config.max_body_bytes),
+            announced: None,
             stall: config.body_timeout,
             alarm: Box::pin(sleep(config.body_timeout)),
+            lingers: false,
+            comes: true,
+            over: false,
         }
     }
 
@@ -86,7 +111,7 @@ impl hyper::body::Body for Guarded {
         this.alarm.as_mut().reset(Instant::now() + this.stall);
         Poll::Ready(match frame {
             Some(Ok(frame)) => {
-                this.linger = true;
+                this.comes = true;
                 this.received += frame.data_ref().map_or(0, Bytes::len);
                 Some(if this.received > this.limit {
                     Err(this.too_large())
@@ -95,12 +120,17 @@ impl hyper::body::Body for Guarded {
                 })
             }
             Some(Err(error)) => {
-                this.linger = false;
+                this.over = true;
+                let code = if is_malformed(&error) {
+                    Code::InvalidRequest
+                } else {
+                    Code::Cancelled
+                };
                 let message = format!("the body could not be read to its end: {error}");
-                Some(Err(Error::new(Code::InvalidRequest, message)))
+                Some(Err(Error::new(code, message)))
             }
             None => {
-                this.linger = false;
+                this.over = true;
                 None
             }
         })
@@ -117,7 +147,8 @@ impl hyper::body::Body for Guarded {
 
 impl Drop for Guarded {
     fn drop(&mut self) {
-        if !self.linger || hyper::body::Body::is_end_stream(&self.body) {
+        let wanted = self.lingers && self.comes && !self.over;
+        if !wanted || hyper::body::Body::is_end_stream(&self.body) {
             return;
         }
         let Ok(runtime) = Handle::try_current() else {
@@ -134,4 +165,30 @@ impl Drop for Guarded {
             }
         }));
     }
+}
+
+/// Whether the peer sent chunks that are none; all else that ends a body early is a connection or stream that broke.
+fn is_malformed(error: &axum::Error) -> bool {
+    let error = find::<io::Error>(error).map(io::Error::kind);
+    matches!(
+        error,
+        Some(io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput)
+    )
+}
+
+/// The service error below an error that a body gave, if there is one.
+pub(super) fn cause(error: &(dyn StdError + 'static)) -> Option<Error> {
+    find(error).cloned()
+}
+
+/// The first error of a type in a chain of sources.
+fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
+    let mut error = Some(error);
+    while let Some(this) = error {
+        if let Some(found) = this.downcast_ref() {
+            return Some(found);
+        }
+        error = this.source();
+    }
+    None
 }
