@@ -15,7 +15,7 @@ use resnetd::engine::{Engine, EngineError, EngineInfo};
 use resnetd::families::Architecture;
 use resnetd::imaging::{self, Interpolation, Preprocessing};
 use resnetd::ir::{Builder, DepthRule, Graph, Shape};
-use resnetd::repository::LoadedModel;
+use resnetd::repository::{LoadedModel, Provenance};
 use resnetd::server::{Bound, Config, Ended, ServeError, Server, Stop};
 use resnetd::service::{self, Classifier, Classify, Code};
 use resnetd::telemetry::Metrics;
@@ -143,6 +143,7 @@ pub fn colours(name: &str) -> (LoadedModel, Arc<Remote>) {
             mean: [0.5; 3],
             std: [1.0; 3],
         },
+        provenance: Provenance::default(),
         engine: Box::new(engine),
     };
     (model, remote)
