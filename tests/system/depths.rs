@@ -64,7 +64,11 @@ async fn each_depth_counts_the_requests_sent_to_it() {
         let (http, grpc) = (sum(|m| m.1 + m.2), sum(|m| m.3));
         let images = sum(|m| m.1 + 3 * m.2 + m.3);
         let count = |metric_name: &str, labels: &[(&str, &str)]| {
-            let model = [("depth", depth), ("model", name), ("family", "resnet")];
+            let model = [
+                ("depth", depth),
+                ("model", name),
+                ("family", "cifar_resnet"),
+            ];
             metric(&text, metric_name, &[&model, labels].concat()) as u64
         };
         let requests = |protocol| {

@@ -19,7 +19,7 @@ const STATUS: [(&str, i32, i32); 6] = [
 ];
 
 /// `--max-image-pixels` and `--max-body-bytes` of the server that gets the mix.
-pub const MAX_PIXELS: u32 = 500 * 500;
+pub const MAX_PIXELS: u32 = 600 * 600;
 pub const MAX_BODY: usize = 2 << 20;
 
 /// An image and what the server must say of it.
@@ -111,7 +111,7 @@ impl Corpus {
             ),
             sample("cut.png", cut(photo("cat_rgb.png")), "undecodable_image"),
             sample("empty", Vec::new(), "undecodable_image"),
-            sample("large.png", png_of(RED, 501), "image_too_large"),
+            sample("large.png", png_of(RED, 601), "image_too_large"),
             sample(
                 "bomb.bmp",
                 declared_large(photo("cat.bmp")),
