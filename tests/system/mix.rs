@@ -157,9 +157,9 @@ impl Mix {
     fn job(&mut self, left: usize) -> Job {
         match self.below(100) {
             0..20 => self.ask(Way::Raw, 1, 0),
-            20..30 => self.ask(Way::Form, 3, 1),
-            30..38 => self.ask(Way::Json, 3, 1),
-            38..52 => self.ask(Way::Unary, 3, 0),
+            20..30 => self.ask(Way::Form, 2, 1),
+            30..38 => self.ask(Way::Json, 2, 1),
+            38..52 => self.ask(Way::Unary, 2, 0),
             52..58 => self.ask(Way::Unary, 2, 1),
             58..74 => {
                 let way = self.way();
