@@ -20,7 +20,7 @@ const WARMUP_BATCHES: usize = 2;
 const MIN_BATCHES: usize = 3;
 
 pub(super) fn run(args: &BenchArgs, out: &mut dyn Write) -> Result<()> {
-    super::use_threads(args.engine.threads())?;
+    super::threads::bound(args.engine.threads())?;
     let architecture = super::architecture(&args.architecture)?;
     let graph = Arc::new(architecture.default_graph().map_err(anyhow::Error::msg)?);
     let parameters = match &args.weights {

@@ -6,10 +6,10 @@ mod evaluate;
 mod local;
 mod models;
 mod serve;
+mod threads;
 mod wanted;
 
 use std::io;
-use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -23,7 +23,7 @@ use crate::telemetry;
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let out = &mut io::stdout().lock();
-    let result = telemetry::init_tracing(cli.log.format(), &cli.log.log)
+    let result = telemetry::init_tracing(cli.log.log_format, &cli.log.log)
         .map_err(Into::into)
         .and_then(|()| match &cli.command {
             Command::Serve(args) => serve::run(args),
@@ -52,13 +52,4 @@ fn architecture(name: &str) -> Result<&'static Architecture> {
     families::find(name).with_context(|| {
         format!("there is no architecture {name:?}; `resnetd models` lists those there are")
     })
-}
-
-/// Bounds the threads candle computes with on the CPU.
-fn use_threads(threads: NonZeroUsize) -> Result<()> {
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads.get())
-        .thread_name(|i| format!("compute-{i}"))
-        .build_global()
-        .context("cannot start the compute threads")
 }

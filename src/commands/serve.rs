@@ -13,7 +13,8 @@ use crate::service::{Classifier, Code};
 use crate::telemetry::Metrics;
 
 pub(super) fn run(args: &ServeArgs) -> Result<()> {
-    super::use_threads(args.engine.threads())?;
+    super::threads::bound(args.engine.threads())?;
+    args.engine.options().check()?;
     let wanted = wanted(&args.models)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(args.engine.threads().get())

@@ -33,6 +33,24 @@ pub struct EngineOptions {
     pub precision: Precision,
 }
 
+impl EngineOptions {
+    /// Whether this build can do what is asked, so that a start can fail before models are read.
+    ///
+    /// # Errors
+    /// What the build lacks.
+    pub fn check(&self) -> Result<(), EngineError> {
+        match self.device {
+            DeviceChoice::Cuda(_) if !candle_core::utils::cuda_is_available() => {
+                Err(EngineError::Unavailable(
+                    "this build has no CUDA; use --device cpu, or build with --features cuda,cudnn"
+                        .into(),
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Makes the engine for one graph.
 ///
 /// # Errors
@@ -42,6 +60,7 @@ pub fn select(
     parameters: Parameters,
     options: &EngineOptions,
 ) -> Result<Box<dyn Engine>, EngineError> {
+    options.check()?;
     let device = match options.device {
         DeviceChoice::Cpu => Device::Cpu,
         DeviceChoice::Cuda(index) => cuda(index)?,
@@ -67,11 +86,6 @@ pub fn select(
 }
 
 fn cuda(index: usize) -> Result<Device, EngineError> {
-    if !candle_core::utils::cuda_is_available() {
-        return Err(EngineError::Unavailable(
-            "this build has no CUDA; use --device cpu, or build with --features cuda,cudnn".into(),
-        ));
-    }
     Device::new_cuda(index)
         .map_err(|e| EngineError::Unavailable(format!("GPU cuda:{index} does not answer: {e}")))
 }
