@@ -1,7 +1,5 @@
-"""Trains the CIFAR-10 residual networks that are shipped in this folder.
-
-They are those of He et al. 2015, "Deep Residual Learning for Image Recognition",
-section 4.2, with parameter-free shortcuts ("option A"). All runs on the CPU.
+"""Trains CIFAR-10 residual networks on the CPU: those of He et al. 2015, "Deep
+Residual Learning for Image Recognition", section 4.2, with shortcuts of type A.
 
 resnet20-cifar10 was made with exactly these commands, DIR being the folder of the
 data and SCRATCH a folder for the decoded images and the checkpoint; the first was
