@@ -56,11 +56,12 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     ("batching", &["engine", "telemetry"]),
     ("imaging", &[]),
-    ("engine", &["weights", "pool", "ir"]),
+    ("engine", &["weights", "kernels", "pool", "ir"]),
     ("weights", &["ir"]),
     ("families", &["ir"]),
     ("telemetry", &[]),
-    ("pool", &[]),
+    ("pool", &["kernels"]),
+    ("kernels", &[]),
     ("ir", &[]),
 ];
 

@@ -69,7 +69,7 @@ pub enum LoadError {
 impl Classifier {
     /// # Errors
     /// When the operating system refuses the decoding threads.
-    pub fn new(config: Config, metrics: Arc<Metrics>) -> Result<Self, rayon::ThreadPoolBuildError> {
+    pub fn new(config: Config, metrics: Arc<Metrics>) -> Result<Self, std::io::Error> {
         Ok(Self {
             models: Models::new(config.default_model.clone()),
             pool: Pool::new(config.decode_threads)?,
