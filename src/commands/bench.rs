@@ -1,6 +1,7 @@
 //! `resnetd bench`: the forward pass of one network on random input.
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use anyhow::{Context, Result};
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::config::BenchArgs;
-use crate::engine::{Engine, select};
+use crate::engine::{Engine, EngineInfo, select};
 use crate::families::Architecture;
 use crate::ir::Graph;
 use crate::weights::{self, Generator, Parameters};
@@ -18,7 +19,7 @@ const SEED: u64 = 20151210;
 const WARMUP_BATCHES: usize = 2;
 const MIN_BATCHES: usize = 3;
 
-pub(super) fn run(args: &BenchArgs) -> Result<()> {
+pub(super) fn run(args: &BenchArgs, out: &mut dyn Write) -> Result<()> {
     super::use_threads(args.engine.threads())?;
     let architecture = super::architecture(&args.architecture)?;
     let graph = Arc::new(architecture.default_graph().map_err(anyhow::Error::msg)?);
@@ -36,8 +37,7 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
     if let Some(path) = &args.dump {
         dump(path, &graph, batch, &input, &logits)?;
     }
-    report(args, architecture, engine.as_ref(), &times);
-    Ok(())
+    report(out, args, architecture, engine.info(), &times)
 }
 
 /// Durations of at least [`MIN_BATCHES`] forward passes, sorted.
@@ -62,16 +62,22 @@ fn measure(
     Ok(times)
 }
 
-fn report(args: &BenchArgs, architecture: &Architecture, engine: &dyn Engine, times: &[Duration]) {
+fn report(
+    out: &mut dyn Write,
+    args: &BenchArgs,
+    architecture: &Architecture,
+    info: &EngineInfo,
+    times: &[Duration],
+) -> Result<()> {
     let percentile = |p: usize| {
         let index = (times.len() * p).div_ceil(100).max(1) - 1;
         times[index].as_secs_f64() * 1e3
     };
     let batch = args.batch.get();
-    let info = engine.info();
     let rate = batch as f64 * 1e3 / percentile(50);
     if !args.json {
-        println!(
+        writeln!(
+            out,
             "{} batch {batch}: {rate:.1} images/s, p50 {:.2} ms, p90 {:.2} ms, p99 {:.2} ms ({} {} {} on {})",
             architecture.name,
             percentile(50),
@@ -81,8 +87,8 @@ fn report(args: &BenchArgs, architecture: &Architecture, engine: &dyn Engine, ti
             info.precision,
             info.isa,
             info.device,
-        );
-        return;
+        )?;
+        return Ok(());
     }
     let line = serde_json::json!({
         "architecture": architecture.name,
@@ -96,7 +102,8 @@ fn report(args: &BenchArgs, architecture: &Architecture, engine: &dyn Engine, ti
         "device": info.device,
         "threads": args.engine.threads(),
     });
-    println!("{line}");
+    writeln!(out, "{line}")?;
+    Ok(())
 }
 
 /// Writes `input` `[n, c, h, w]` and `logits` `[n, classes]`.

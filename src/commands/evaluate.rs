@@ -1,5 +1,6 @@
 //! `resnetd evaluate`: top-1 and top-5 accuracy over a folder of class folders.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -25,7 +26,7 @@ struct Tally {
     failed: usize,
 }
 
-pub(super) fn run(args: &EvaluateArgs) -> Result<()> {
+pub(super) fn run(args: &EvaluateArgs, out: &mut dyn Write) -> Result<()> {
     let local = Local::new(&args.models, &args.engine, &args.images)?;
     let samples = samples(&args.data, &local.model.labels)?;
     let bar = ProgressBar::new(samples.len() as u64).with_style(style()?);
@@ -54,39 +55,38 @@ pub(super) fn run(args: &EvaluateArgs) -> Result<()> {
         tally
     });
     bar.finish_and_clear();
-    report(
-        args,
-        &local,
-        &tally,
-        tally.images as f64 / started.elapsed().as_secs_f64(),
-    );
-    Ok(())
+    let rate = tally.images as f64 / started.elapsed().as_secs_f64();
+    report(out, args, &local.model.name, &tally, rate)
 }
 
-fn report(args: &EvaluateArgs, local: &Local, tally: &Tally, rate: f64) {
-    let (top1, top5) = (
-        percent(tally.top1, tally.images),
-        percent(tally.top5, tally.images),
-    );
-    let model = &local.model.name;
+fn report(
+    out: &mut dyn Write,
+    args: &EvaluateArgs,
+    model: &str,
+    tally: &Tally,
+    rate: f64,
+) -> Result<()> {
+    let Tally { images, failed, .. } = *tally;
+    let (top1, top5) = (percent(tally.top1, images), percent(tally.top5, images));
     if args.json {
         let line = serde_json::json!({
-            "model": model, "images": tally.images, "failed": tally.failed,
+            "model": model, "images": images, "failed": failed,
             "top1": top1, "top5": top5, "images_per_second": rate,
         });
-        println!("{line}");
-        return;
+        writeln!(out, "{line}")?;
+        return Ok(());
     }
-    println!(
-        "{model}: top-1 {top1:.2} %, top-5 {top5:.2} % of {} images ({rate:.0} images/s)",
-        tally.images
-    );
-    if tally.failed > 0 {
-        println!(
-            "{} images could not be classified and count as wrong",
-            tally.failed
-        );
+    writeln!(
+        out,
+        "{model}: top-1 {top1:.2} %, top-5 {top5:.2} % of {images} images ({rate:.0} images/s)"
+    )?;
+    if failed > 0 {
+        writeln!(
+            out,
+            "{failed} images could not be classified and count as wrong"
+        )?;
     }
+    Ok(())
 }
 
 fn percent(part: usize, whole: usize) -> f64 {

@@ -8,6 +8,7 @@ mod models;
 mod serve;
 mod wanted;
 
+use std::io;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
@@ -21,22 +22,30 @@ use crate::telemetry;
 /// Parses the command line and runs one command.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
+    let out = &mut io::stdout().lock();
     let result = telemetry::init_tracing(cli.log.format(), &cli.log.log)
         .map_err(Into::into)
         .and_then(|()| match &cli.command {
             Command::Serve(args) => serve::run(args),
-            Command::Classify(args) => classify::run(args),
-            Command::Evaluate(args) => evaluate::run(args),
-            Command::Bench(args) => bench::run(args),
-            Command::Models(args) => models::run(args),
+            Command::Classify(args) => classify::run(args, out),
+            Command::Evaluate(args) => evaluate::run(args, out),
+            Command::Bench(args) => bench::run(args, out),
+            Command::Models(args) => models::run(args, out),
         });
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        // whoever read the output, head perhaps, has seen enough
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("resnetd: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<io::Error>();
+    io.is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
 fn architecture(name: &str) -> Result<&'static Architecture> {

@@ -1,22 +1,26 @@
 //! `resnetd models`: what this binary can run.
 
+use std::io::Write;
+
 use anyhow::{Error, Result};
 
 use crate::config::ModelsArgs;
 use crate::families;
 
-pub(super) fn run(args: &ModelsArgs) -> Result<()> {
+pub(super) fn run(args: &ModelsArgs, out: &mut dyn Write) -> Result<()> {
     let shown: Vec<_> = match &args.name {
         Some(name) => vec![super::architecture(name)?],
         None => families::all().collect(),
     };
-    println!(
+    writeln!(
+        out,
         "{:<18} {:<15} {:>5} {:>12} {:>8} {:>9}",
         "name", "family", "depth", "parameters", "GMACs", "input"
-    );
+    )?;
     for architecture in shown {
         let counts = architecture.default_graph().map_err(Error::msg)?.counts();
-        println!(
+        writeln!(
+            out,
             "{:<18} {:<15} {:>5} {:>12} {:>8.3} {:>9}",
             architecture.name,
             architecture.family,
@@ -24,7 +28,7 @@ pub(super) fn run(args: &ModelsArgs) -> Result<()> {
             counts.parameters,
             counts.macs as f64 / 1e9,
             format!("{0}x{0}", architecture.input_size),
-        );
+        )?;
     }
     Ok(())
 }

@@ -41,7 +41,8 @@ pub fn windows(input: usize, kernel: usize, stride: usize, padding: usize, ceil:
         return 0;
     }
     let whole = (span - kernel) / stride + 1;
-    let partial = ceil && !(span - kernel).is_multiple_of(stride) && whole * stride < input + padding;
+    let partial =
+        ceil && !(span - kernel).is_multiple_of(stride) && whole * stride < input + padding;
     whole + usize::from(partial)
 }
 

@@ -127,6 +127,7 @@ pub(super) async fn ask(
         received: clock.received,
         deadline: clock.deadline,
     };
+    record.submitted();
     explain(core.classify.classify(admission, request).await, spoiled)
 }
 

@@ -36,8 +36,9 @@ pub(super) struct Record {
 #[derive(Default)]
 struct Known {
     model: Option<Arc<ServedModel>>,
-    /// `ok` or an error code.
-    outcome: Option<&'static str>,
+    outcome: Option<Result<(), Code>>,
+    /// The service has the images and counts those it turns away.
+    submitted: bool,
 }
 
 impl Record {
@@ -55,6 +56,11 @@ impl Record {
         self.known().model = model.cloned();
     }
 
+    /// The service has the request's images from here on.
+    pub(super) fn submitted(&self) {
+        self.known().submitted = true;
+    }
+
     /// Whether an outcome has been noted.
     pub(super) fn is_settled(&self) -> bool {
         self.known().outcome.is_some()
@@ -62,18 +68,13 @@ impl Record {
 
     pub(super) fn outcome<T>(&self, result: &Result<T, Error>) {
         match result {
-            Ok(_) => self.known().outcome = Some("ok"),
+            Ok(_) => self.known().outcome = Some(Ok(())),
             Err(error) => self.failed(error),
         }
     }
 
     pub(super) fn failed(&self, error: &Error) {
-        let mut known = self.known();
-        known.outcome = Some(error.code.as_str());
-        if error.code == Code::BodyTooLarge {
-            let model = known.model.as_deref().map(|model| &*model.metrics);
-            self.metrics.rejected(model, RejectReason::TooLarge, 1);
-        }
+        self.known().outcome = Some(Err(error.code));
         match error.code {
             Code::Internal => tracing::error!(%error, "request failed"),
             code => tracing::debug!(%error, code = code.as_str(), "request refused"),
@@ -89,20 +90,32 @@ impl Drop for Record {
     fn drop(&mut self) {
         let seconds = self.started.elapsed().as_secs_f64();
         let known = self.known();
-        let code = known.outcome.unwrap_or(Code::Cancelled.as_str());
+        let outcome = known.outcome.unwrap_or(Err(Code::Cancelled));
+        let code = outcome.map_or_else(Code::as_str, |()| "ok");
         let model = known.model.as_deref();
-        self.metrics.request(
-            model.map(|model| &*model.metrics),
-            self.protocol,
-            code,
-            seconds,
-        );
+        let series = model.map(|model| &*model.metrics);
+        self.metrics.request(series, self.protocol, code, seconds);
+        if let (Err(code), false) = (outcome, known.submitted)
+            && let Some(reason) = turned_away(code)
+        {
+            self.metrics.rejected(series, reason, 1);
+        }
         tracing::info!(
             code,
             model = model.map(|model| model.name.as_str()),
             seconds,
             "request"
         );
+    }
+}
+
+/// Why a request was turned away before the service had its images.
+fn turned_away(code: Code) -> Option<RejectReason> {
+    match code {
+        Code::BodyTooLarge => Some(RejectReason::TooLarge),
+        Code::DeadlineExceeded | Code::BodyTimeout => Some(RejectReason::Deadline),
+        Code::Cancelled => Some(RejectReason::Cancelled),
+        _ => None,
     }
 }
 

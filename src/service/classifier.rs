@@ -100,8 +100,8 @@ impl Classifier {
             graph,
             labels,
             preprocessing,
+            provenance,
             mut engine,
-            ..
         } = loaded;
         let (input, classes) = (graph.input(), graph.classes());
         let crop = preprocessing.crop;
@@ -154,6 +154,7 @@ impl Classifier {
             input,
             labels: labels.into(),
             preprocessing,
+            provenance,
             engine: info,
             counts,
             metrics,

@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::watch;
 
+pub use crate::imaging::Preprocessing;
+pub use crate::repository::Provenance;
 pub use classifier::{Admission, Classifier, Config, LoadError};
 pub use error::{Code, Error};
 pub use models::{ModelState, ModelStatus, Readiness, ServedModel};

@@ -10,6 +10,7 @@ use crate::batching::Batcher;
 use crate::engine::EngineInfo;
 use crate::imaging::Preprocessing;
 use crate::ir::{Counts, Shape};
+use crate::repository::Provenance;
 use crate::telemetry::ModelMetrics;
 
 /// A model that answers.
@@ -29,6 +30,8 @@ pub struct ServedModel {
     /// One per class.
     pub labels: Arc<[String]>,
     pub preprocessing: Preprocessing,
+    /// Where the weights come from, as far as is known.
+    pub provenance: Provenance,
     pub engine: EngineInfo,
     /// Parameters and multiply-accumulates.
     pub counts: Counts,

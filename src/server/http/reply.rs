@@ -9,7 +9,9 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::server::status;
-use crate::service::{Code, Error, ModelState, ModelStatus, Prediction, Reply, Timing};
+use crate::service::{
+    Code, Error, ModelState, ModelStatus, Prediction, Preprocessing, Provenance, Reply, Timing,
+};
 
 /// When to come back, where the service does not say.
 const RETRY: Duration = Duration::from_secs(1);
@@ -74,7 +76,13 @@ struct Details {
     classes: usize,
     input_size: usize,
     parameters: u64,
+    gmacs: f64,
+    engine: &'static str,
+    precision: &'static str,
+    isa: &'static str,
     device: String,
+    preprocess: Preprocessing,
+    provenance: Provenance,
 }
 
 /// An error as a response.
@@ -116,7 +124,8 @@ impl From<Prediction> for Class {
 
 impl From<Timing> for TimingMs {
     fn from(timing: Timing) -> Self {
-        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        // whole microseconds: more digits say nothing
+        let ms = |time: Duration| time.as_micros() as f64 / 1e3;
         Self {
             decode: ms(timing.decode),
             preprocess: ms(timing.preprocess),
@@ -150,7 +159,13 @@ impl From<ModelStatus> for Model {
                     classes: served.labels.len(),
                     input_size: served.input.height,
                     parameters: served.counts.parameters,
+                    gmacs: served.counts.macs as f64 / 1e9,
+                    engine: served.engine.engine,
+                    precision: served.engine.precision,
+                    isa: served.engine.isa,
                     device: served.engine.device.clone(),
+                    preprocess: served.preprocessing.clone(),
+                    provenance: served.provenance.clone(),
                 };
                 ("ready", None, Some(details))
             }
