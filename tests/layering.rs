@@ -33,6 +33,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "batching",
             "imaging",
             "engine",
+            "pool",
             "telemetry",
         ],
     ),

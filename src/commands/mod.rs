@@ -11,12 +11,14 @@ mod wanted;
 use std::io;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Parser;
 
 use crate::config::{Cli, Command};
 use crate::families::{self, Architecture};
+use crate::pool::Pool;
 use crate::telemetry;
 
 /// Parses the command line and runs one command.
@@ -54,11 +56,14 @@ fn architecture(name: &str) -> Result<&'static Architecture> {
     })
 }
 
-/// Bounds the threads candle computes with on the CPU.
-fn use_threads(threads: NonZeroUsize) -> Result<()> {
+/// The pool for decoding and layers; bounds the threads that candle's own kernels use, too.
+fn threads(threads: NonZeroUsize) -> Result<Arc<Pool>> {
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads.get())
-        .thread_name(|i| format!("compute-{i}"))
+        .thread_name(|i| format!("candle-{i}"))
         .build_global()
-        .context("cannot start the compute threads")
+        .context("cannot start the compute threads")?;
+    Ok(Arc::new(
+        Pool::new(threads).context("cannot start the compute threads")?,
+    ))
 }

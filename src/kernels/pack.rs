@@ -18,19 +18,21 @@ pub fn from_planes(
     let plane = layout.height * layout.width;
     let planes = &planes[..batch * layout.channels * plane];
     let output = &mut output[..batch * layout.image()];
-    chunks(threads, output, layout.block(), |i, chunk| {
-        let (image, block) = (i / layout.blocks(), i % layout.blocks());
-        chunk.fill(0.0);
+    let rows = layout.height + 2 * layout.border;
+    chunks(threads, output, layout.row(), |i, row| {
+        row.fill(0.0);
+        let y = (i % rows).wrapping_sub(layout.border);
+        if y >= layout.height {
+            return;
+        }
+        let (image, block) = (i / rows / layout.blocks(), i / rows % layout.blocks());
         let first = block * layout.lanes;
+        let pixels = &mut row[layout.border * layout.lanes..];
         for lane in 0..layout.lanes.min(layout.channels - first) {
-            let from = (image * layout.channels + first + lane) * plane;
-            let rows = planes[from..from + plane].chunks_exact(layout.width);
-            for (y, row) in rows.enumerate() {
-                let to = chunk[layout.row_start(y) + lane..]
-                    .iter_mut()
-                    .step_by(layout.lanes);
-                to.zip(row).for_each(|(to, &value)| *to = value);
-            }
+            let from = (image * layout.channels + first + lane) * plane + y * layout.width;
+            let to = pixels[lane..].iter_mut().step_by(layout.lanes);
+            to.zip(&planes[from..from + layout.width])
+                .for_each(|(to, &value)| *to = value);
         }
     });
 }

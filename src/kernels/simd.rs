@@ -32,6 +32,8 @@ pub(super) trait Simd: Copy {
 
     fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
 
+    fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+
     fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
 
     /// The larger value; a NaN in `b` comes through.
@@ -151,6 +153,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn sub(self, a: Eight, b: Eight) -> Eight {
+        Self::zip(a, b, |a, b| a - b)
+    }
+
+    #[inline(always)]
     fn mul(self, a: Eight, b: Eight) -> Eight {
         Self::zip(a, b, |a, b| a * b)
     }
@@ -174,15 +181,16 @@ impl Simd for Portable {
 mod x86 {
     use std::arch::x86_64::{
         __m256, __m512, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_max_ps,
-        _mm256_mul_ps, _mm256_set1_ps, _mm256_storeu_ps, _mm512_add_ps, _mm512_fmadd_ps,
-        _mm512_loadu_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_storeu_ps,
+        _mm256_mul_ps, _mm256_set1_ps, _mm256_storeu_ps, _mm256_sub_ps, _mm512_add_ps,
+        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_set1_ps,
+        _mm512_storeu_ps, _mm512_sub_ps,
     };
 
     use super::{Avx2, Avx512, Kernel, Simd};
 
     /// The arithmetic of one token in terms of its intrinsics.
     macro_rules! arithmetic {
-        ($vector:ty, $splat:ident, $load:ident, $store:ident, $fma:ident, $add:ident, $mul:ident, $max:ident) => {
+        ($vector:ty, $splat:ident, $load:ident, $store:ident, $fma:ident, $add:ident, $sub:ident, $mul:ident, $max:ident) => {
             type Vector = $vector;
 
             #[inline(always)]
@@ -216,6 +224,12 @@ mod x86 {
             }
 
             #[inline(always)]
+            fn sub(self, a: $vector, b: $vector) -> $vector {
+                // SAFETY: the token proves the instruction set.
+                unsafe { $sub(a, b) }
+            }
+
+            #[inline(always)]
             fn mul(self, a: $vector, b: $vector) -> $vector {
                 // SAFETY: the token proves the instruction set.
                 unsafe { $mul(a, b) }
@@ -241,6 +255,7 @@ mod x86 {
             _mm256_storeu_ps,
             _mm256_fmadd_ps,
             _mm256_add_ps,
+            _mm256_sub_ps,
             _mm256_mul_ps,
             _mm256_max_ps
         );
@@ -268,6 +283,7 @@ mod x86 {
             _mm512_storeu_ps,
             _mm512_fmadd_ps,
             _mm512_add_ps,
+            _mm512_sub_ps,
             _mm512_mul_ps,
             _mm512_max_ps
         );

@@ -312,7 +312,7 @@ impl Task<'_> {
 }
 
 /// The instruction set's widest tile.
-struct Widest;
+pub(super) struct Widest;
 
 impl Kernel for Widest {
     type Output = usize;

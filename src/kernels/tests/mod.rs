@@ -19,6 +19,12 @@ const KERNELS: &[(&str, Run)] = &[
     ("conv direct", |token| {
         cases::convs(token, Algorithm::Direct)
     }),
+    ("conv winograd4", |token| {
+        cases::convs(token, Algorithm::Winograd4)
+    }),
+    ("conv winograd6", |token| {
+        cases::convs(token, Algorithm::Winograd6)
+    }),
     ("map", cases::maps),
     ("pool", cases::pools),
     ("planes", cases::planes),
@@ -77,12 +83,14 @@ fn threads_change_no_bit() {
             batch: 3,
             ..ConvCase::new((3, 3), 1, 1, (40, 70), (30, 29))
         };
-        let serial = case.run(token, Algorithm::Direct, &Serial);
-        let threaded = case.run(token, Algorithm::Direct, &Three);
-        assert_eq!(serial.1[..], threaded.1[..]);
-        // an image's bits do not depend on its batch
-        let (_, alone) = ConvCase { batch: 1, ..case }.run(token, Algorithm::Direct, &Serial);
-        assert_eq!(alone[..], serial.1[..alone.len()]);
+        for algorithm in Algorithm::ALL {
+            let serial = case.run(token, algorithm, &Serial);
+            let threaded = case.run(token, algorithm, &Three);
+            assert_eq!(serial.1[..], threaded.1[..]);
+            // an image's bits do not depend on its batch
+            let (_, alone) = ConvCase { batch: 1, ..case }.run(token, algorithm, &Serial);
+            assert_eq!(alone[..], serial.1[..alone.len()]);
+        }
     }
 }
 
