@@ -6,7 +6,11 @@ COPY . .
 RUN cargo build --release --locked
 
 FROM debian:bookworm-slim
-RUN useradd --system --uid 10001 --no-create-home resnetd
+RUN useradd --system --uid 10001 --no-create-home resnetd \
+    && install -d -o 10001 /var/cache/resnetd
+# where hf: models are kept
+ENV HF_HOME=/var/cache/resnetd
+VOLUME /var/cache/resnetd
 COPY --from=build /src/target/release/resnetd /usr/local/bin/resnetd
 USER 10001
 EXPOSE 8080 50051

@@ -8,7 +8,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
 use crate::engine::{DeviceChoice, EngineChoice, EngineOptions, Isa, Precision};
 use crate::pool::Pool;
@@ -47,19 +47,12 @@ pub struct LogArgs {
         long,
         global = true,
         env = "RESNETD_LOG_FORMAT",
-        value_enum,
         default_value = "pretty"
     )]
-    log_format: LogFormatArg,
+    pub log_format: LogFormat,
     /// What is logged: a level, or directives such as resnetd=debug,hyper=warn
     #[arg(long, global = true, env = "RESNETD_LOG", default_value = "info")]
     pub log: String,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogFormatArg {
-    Pretty,
-    Json,
 }
 
 #[derive(Debug, Args)]
@@ -79,7 +72,7 @@ pub struct ServeArgs {
 /// Which models.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
-    /// Model to serve: a weight file (NAME is then an architecture), a model folder, or hf:REPO[@REVISION]; repeatable
+    /// Model to serve: a weight file (NAME is then an architecture), a model folder, or hf:REPO[@REVISION]; repeatable, or several separated by commas
     #[arg(
         long,
         env = "RESNETD_MODEL",
@@ -117,21 +110,21 @@ pub struct EngineArgs {
 #[derive(Debug, Args)]
 pub struct ImageArgs {
     /// Images of more pixels than this are refused from their header
-    #[arg(long, env = "RESNETD_MAX_IMAGE_PIXELS", default_value_t = 50_000_000)]
+    #[arg(long, env = "RESNETD_MAX_IMAGE_PIXELS", default_value_t = imaging::Config::default().max_image_pixels)]
     max_image_pixels: u64,
 }
 
 #[derive(Debug, Args)]
 struct BatchArgs {
     /// Largest batch
-    #[arg(long, env = "RESNETD_MAX_BATCH", default_value = "32")]
-    max_batch: NonZeroUsize,
+    #[arg(long, env = "RESNETD_MAX_BATCH", default_value_t = default_batching().max_batch, value_parser = at_least_1)]
+    max_batch: usize,
     /// Longest an image waits for others to join its batch
-    #[arg(long, env = "RESNETD_MAX_QUEUE_DELAY", default_value = "2ms")]
+    #[arg(long, env = "RESNETD_MAX_QUEUE_DELAY", default_value_t = default_batching().max_queue_delay.into())]
     max_queue_delay: Duration,
     /// Images of one model admitted and not yet answered
-    #[arg(long, env = "RESNETD_MAX_QUEUE", default_value = "256")]
-    max_queue: NonZeroUsize,
+    #[arg(long, env = "RESNETD_MAX_QUEUE", default_value_t = default_batching().max_queue, value_parser = at_least_1)]
+    max_queue: usize,
 }
 
 #[derive(Debug, Args)]
@@ -146,7 +139,7 @@ struct ServerArgs {
     #[arg(long, env = "RESNETD_MAX_BODY_BYTES", default_value_t = default_server().max_body_bytes)]
     max_body_bytes: usize,
     /// Most images in one request
-    #[arg(long, env = "RESNETD_MAX_IMAGES_PER_REQUEST", default_value_t = default_server().max_images_per_request)]
+    #[arg(long, env = "RESNETD_MAX_IMAGES_PER_REQUEST", default_value_t = default_server().max_images_per_request, value_parser = at_least_1)]
     max_images_per_request: usize,
     /// Longest a request may take
     #[arg(long, env = "RESNETD_REQUEST_TIMEOUT", default_value_t = default_server().request_timeout.into())]
@@ -161,13 +154,13 @@ struct ServerArgs {
     #[arg(long, env = "RESNETD_IDLE_TIMEOUT", default_value_t = default_server().idle_timeout.into())]
     idle_timeout: Duration,
     /// Most open connections, for HTTP and gRPC each
-    #[arg(long, env = "RESNETD_MAX_CONNECTIONS", default_value_t = default_server().max_connections)]
+    #[arg(long, env = "RESNETD_MAX_CONNECTIONS", default_value_t = default_server().max_connections, value_parser = at_least_1)]
     max_connections: usize,
     /// Most concurrent gRPC calls on one connection
     #[arg(long, env = "RESNETD_MAX_CONCURRENT_STREAMS", default_value_t = default_server().max_concurrent_streams)]
     max_concurrent_streams: u32,
     /// gRPC connections older than this are asked to reconnect, so that a balancer can spread them; 0s: never
-    #[arg(long, env = "RESNETD_MAX_CONNECTION_AGE", default_value = "30m")]
+    #[arg(long, env = "RESNETD_MAX_CONNECTION_AGE", default_value_t = default_server().max_connection_age.unwrap_or_default().into())]
     max_connection_age: Duration,
     /// How long requests are still accepted after SIGTERM, while balancers notice /readyz
     #[arg(long, env = "RESNETD_DRAIN_DELAY", default_value_t = default_server().drain_delay.into())]
@@ -248,15 +241,6 @@ pub struct ModelsArgs {
     pub name: Option<String>,
 }
 
-impl LogArgs {
-    pub fn format(&self) -> LogFormat {
-        match self.log_format {
-            LogFormatArg::Pretty => LogFormat::Pretty,
-            LogFormatArg::Json => LogFormat::Json,
-        }
-    }
-}
-
 impl EngineArgs {
     pub fn options(&self, pool: &Arc<Pool>) -> EngineOptions {
         EngineOptions {
@@ -300,9 +284,9 @@ impl ServeArgs {
             pool: Arc::clone(pool),
             imaging: self.images.imaging(),
             batching: batching::Config {
-                max_batch: limits.max_batch.get(),
+                max_batch: limits.max_batch,
                 max_queue_delay: limits.max_queue_delay.into(),
-                max_queue: limits.max_queue.get(),
+                max_queue: limits.max_queue,
             },
         }
     }
@@ -327,6 +311,15 @@ impl ServeArgs {
     }
 }
 
+fn at_least_1(text: &str) -> Result<usize, String> {
+    let number = text.parse::<NonZeroUsize>();
+    number.map(NonZeroUsize::get).map_err(|e| e.to_string())
+}
+
+fn default_batching() -> batching::Config {
+    batching::Config::default()
+}
+
 fn default_server() -> server::Config {
     server::Config::default()
 }
@@ -334,13 +327,17 @@ fn default_server() -> server::Config {
 /// The Hugging Face hub's own environment variables.
 fn hub() -> HubConfig {
     let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let home = set("HF_HOME").map(PathBuf::from);
+    let path = |name: &str| set(name).map(PathBuf::from);
+    let cache = path("XDG_CACHE_HOME").or_else(|| Some(std::env::home_dir()?.join(".cache")));
+    let home = path("HF_HOME").or_else(|| Some(cache?.join("huggingface")));
+    let token_file = path("HF_TOKEN_PATH").or_else(|| Some(home.as_ref()?.join("token")));
+    let token = set("HF_TOKEN").or_else(|| std::fs::read_to_string(token_file?).ok());
     HubConfig {
         endpoint: set("HF_ENDPOINT"),
-        token: set("HF_TOKEN"),
-        cache_dir: set("HF_HUB_CACHE")
-            .map(PathBuf::from)
-            .or_else(|| home.map(|home| home.join("hub"))),
+        token: token
+            .map(|token| token.trim().to_owned())
+            .filter(|token| !token.is_empty()),
+        cache_dir: path("HF_HUB_CACHE").or_else(|| Some(home?.join("hub"))),
         offline: set("HF_HUB_OFFLINE").is_some_and(|value| {
             matches!(
                 value.to_ascii_lowercase().as_str(),

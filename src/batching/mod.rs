@@ -36,6 +36,16 @@ pub struct Config {
     pub max_queue: usize,
 }
 
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_batch: 32,
+            max_queue_delay: Duration::from_millis(2),
+            max_queue: 256,
+        }
+    }
+}
+
 /// Handle to one model's queue and worker; clones share it. The worker ends when the last handle and ticket are gone,
 /// after it has answered everything queued.
 #[derive(Clone)]

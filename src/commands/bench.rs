@@ -21,7 +21,7 @@ const MIN_BATCHES: usize = 3;
 const PROFILED_BATCHES: usize = 10;
 
 pub(super) fn run(args: &BenchArgs, out: &mut dyn Write) -> Result<()> {
-    let pool = super::threads(args.engine.threads())?;
+    let pool = super::threads::pool(args.engine.threads())?;
     let architecture = super::architecture(&args.architecture)?;
     let graph = Arc::new(architecture.default_graph().map_err(anyhow::Error::msg)?);
     let parameters = match &args.weights {

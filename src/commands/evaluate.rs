@@ -135,6 +135,9 @@ fn samples(data: &Path, labels: &[String]) -> Result<Vec<Sample>> {
                 .map(|file| Sample { file, class }),
         );
     }
+    if samples.is_empty() {
+        bail!("the class folders of {} hold no files", data.display());
+    }
     Ok(samples)
 }
 

@@ -13,9 +13,8 @@ use crate::repository;
 use crate::service::{self, Classifier, Classify, Code, Prediction, Request, ServedModel};
 use crate::telemetry::Metrics;
 
-const MAX_BATCH: usize = 32;
 /// Images in flight: one batch computing, one being decoded.
-pub(super) const IN_FLIGHT: usize = 2 * MAX_BATCH;
+pub(super) const IN_FLIGHT: usize = 64;
 /// Files are answered however long they take.
 const PATIENCE: Duration = Duration::from_secs(24 * 3600);
 
@@ -28,7 +27,7 @@ pub(super) struct Local {
 impl Local {
     /// Loads the one model that the flags name.
     pub(super) fn new(models: &ModelArgs, engine: &EngineArgs, images: &ImageArgs) -> Result<Self> {
-        let pool = super::threads(engine.threads())?;
+        let pool = super::threads::pool(engine.threads())?;
         let wanted = wanted(models)?;
         let chosen = match &models.default_model {
             Some(name) => wanted.iter().find(|m| m.spec.name == *name),
@@ -42,11 +41,7 @@ impl Local {
             default_model: None,
             pool: Arc::clone(&pool),
             imaging: images.imaging(),
-            batching: batching::Config {
-                max_batch: MAX_BATCH,
-                max_queue_delay: Duration::from_millis(2),
-                max_queue: IN_FLIGHT,
-            },
+            batching: batching::Config::default(),
         };
         let metrics = Metrics::new(&Code::ALL.map(Code::as_str));
         let classifier = Classifier::new(config, metrics);

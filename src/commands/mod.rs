@@ -6,26 +6,24 @@ mod evaluate;
 mod local;
 mod models;
 mod serve;
+mod threads;
 mod wanted;
 
 use std::io;
-use std::num::NonZeroUsize;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Parser;
 
 use crate::config::{Cli, Command};
 use crate::families::{self, Architecture};
-use crate::pool::Pool;
 use crate::telemetry;
 
 /// Parses the command line and runs one command.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let out = &mut io::stdout().lock();
-    let result = telemetry::init_tracing(cli.log.format(), &cli.log.log)
+    let result = telemetry::init_tracing(cli.log.log_format, &cli.log.log)
         .map_err(Into::into)
         .and_then(|()| match &cli.command {
             Command::Serve(args) => serve::run(args),
@@ -54,16 +52,4 @@ fn architecture(name: &str) -> Result<&'static Architecture> {
     families::find(name).with_context(|| {
         format!("there is no architecture {name:?}; `resnetd models` lists those there are")
     })
-}
-
-/// The pool for decoding and layers; bounds the threads that candle's own kernels use, too.
-fn threads(threads: NonZeroUsize) -> Result<Arc<Pool>> {
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads.get())
-        .thread_name(|i| format!("candle-{i}"))
-        .build_global()
-        .context("cannot start the compute threads")?;
-    Ok(Arc::new(
-        Pool::new(threads).context("cannot start the compute threads")?,
-    ))
 }

@@ -14,7 +14,8 @@ use crate::service::{Classifier, Code};
 use crate::telemetry::Metrics;
 
 pub(super) fn run(args: &ServeArgs) -> Result<()> {
-    let pool = super::threads(args.engine.threads())?;
+    let pool = super::threads::pool(args.engine.threads())?;
+    args.engine.options(&pool).check()?;
     let wanted = wanted(&args.models)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(args.engine.threads().get())

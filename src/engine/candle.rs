@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use candle_core::{D, DType, Device, Tensor};
+use candle_nn::{Conv2d, Conv2dConfig, Linear, Module};
 
 use super::{Engine, EngineError, EngineInfo};
 use crate::ir::{Graph, Node, Op, Pool2d};
@@ -25,11 +26,8 @@ pub struct CandleEngine {
 /// What a node needs besides its inputs.
 enum Layer {
     Plain,
-    /// Weight as the node lists it; bias shaped to broadcast over the output.
-    Affine {
-        weight: Tensor,
-        bias: Option<Tensor>,
-    },
+    Conv2d(Conv2d),
+    Linear(Linear),
     /// Batch norm as one multiplication and addition, `[1, c, 1, 1]` each.
     Norm {
         scale: Tensor,
@@ -151,45 +149,60 @@ fn last_uses(graph: &Graph) -> Vec<Vec<usize>> {
 
 /// Takes a node's parameters and moves them to the device.
 fn layer(node: &Node, parameters: &mut Parameters, device: &Device) -> Result<Layer, EngineError> {
-    let mut values = Vec::new();
-    for parameter in node.parameters() {
-        let data = parameters.take(&parameter.name).ok_or_else(|| {
-            EngineError::Device(format!("parameter {} is missing", parameter.name))
-        })?;
-        values.push((parameter.shape, data));
-    }
-    let tensor = |(shape, data): (Vec<usize>, Vec<f32>)| Tensor::from_vec(data, shape, device);
-    let mut values = values.into_iter();
-    match (&node.op, values.next()) {
-        (_, None) => Ok(Layer::Plain),
-        (Op::BatchNorm { eps, .. }, Some((_, weight))) => {
-            let rest: Vec<Vec<f32>> = values.map(|(_, data)| data).collect();
-            let [bias, mean, var] = rest.as_slice() else {
-                return Err(EngineError::Device(format!(
-                    "{} is not a batch norm",
-                    node.name
-                )));
+    let mut take = |leaf: &str| {
+        let name = format!("{}.{leaf}", node.name);
+        let values = parameters.take(&name);
+        values.ok_or_else(|| EngineError::Device(format!("parameter {name} is missing")))
+    };
+    match node.op {
+        Op::Conv2d {
+            in_channels,
+            out_channels,
+            kernel,
+            stride,
+            padding,
+            groups,
+            bias,
+        } => {
+            let dims = (out_channels, in_channels / groups, kernel.0, kernel.1);
+            let weight = Tensor::from_vec(take("weight")?, dims, device)?;
+            let bias = match bias {
+                true => Some(Tensor::from_vec(take("bias")?, out_channels, device)?),
+                false => None,
             };
-            let mut scale = Vec::with_capacity(weight.len());
-            let mut shift = Vec::with_capacity(weight.len());
-            for (((&w, &b), &m), &v) in weight.iter().zip(bias).zip(mean).zip(var) {
+            let config = Conv2dConfig {
+                // candle takes one padding for both axes; another is applied before the convolution
+                padding: if padding.0 == padding.1 { padding.0 } else { 0 },
+                stride,
+                groups,
+                ..Conv2dConfig::default()
+            };
+            Ok(Layer::Conv2d(Conv2d::new(weight, bias, config)))
+        }
+        Op::Linear {
+            in_features,
+            out_features,
+        } => {
+            let weight = Tensor::from_vec(take("weight")?, (out_features, in_features), device)?;
+            let bias = Tensor::from_vec(take("bias")?, out_features, device)?;
+            Ok(Layer::Linear(Linear::new(weight, Some(bias))))
+        }
+        Op::BatchNorm { channels, eps } => {
+            let (weight, bias) = (take("weight")?, take("bias")?);
+            let (mean, var) = (take("running_mean")?, take("running_var")?);
+            let mut scale = Vec::with_capacity(channels);
+            let mut shift = Vec::with_capacity(channels);
+            for (((&w, &b), &m), &v) in weight.iter().zip(&bias).zip(&mean).zip(&var) {
                 let s = f64::from(w) / (f64::from(v) + eps).sqrt();
                 scale.push(s as f32);
                 shift.push((f64::from(b) - f64::from(m) * s) as f32);
             }
-            let dims = (1, scale.len(), 1, 1);
             Ok(Layer::Norm {
-                scale: Tensor::from_vec(scale, dims, device)?,
-                shift: Tensor::from_vec(shift, dims, device)?,
+                scale: Tensor::from_vec(scale, (1, channels, 1, 1), device)?,
+                shift: Tensor::from_vec(shift, (1, channels, 1, 1), device)?,
             })
         }
-        (_, Some(weight)) => Ok(Layer::Affine {
-            weight: tensor(weight)?,
-            bias: values
-                .next()
-                .map(|(shape, data)| Tensor::from_vec(data, (1, shape[0], 1, 1), device))
-                .transpose()?,
-        }),
+        _ => Ok(Layer::Plain),
     }
 }
 
@@ -197,37 +210,17 @@ fn layer(node: &Node, parameters: &mut Parameters, device: &Device) -> Result<La
 fn forward(node: &Node, layer: &Layer, inputs: &[&Tensor]) -> Result<Tensor, EngineError> {
     let x = inputs[0];
     let y = match (&node.op, layer) {
-        (
-            &Op::Conv2d {
-                stride,
-                padding,
-                groups,
-                ..
-            },
-            Layer::Affine { weight, bias },
-        ) => {
-            // candle takes one padding for both axes
-            let (x, padding) = if padding.0 == padding.1 {
-                (x.clone(), padding.0)
-            } else {
-                (pad(x, padding, (0, 0), 0.0)?, 0)
-            };
-            let y = x.conv2d(weight, padding, stride, 1, groups)?;
-            match bias {
-                Some(bias) => y.broadcast_add(bias)?,
-                None => y,
-            }
+        (&Op::Conv2d { padding, .. }, Layer::Conv2d(conv)) if padding.0 != padding.1 => {
+            conv.forward(&pad(x, padding, (0, 0), 0.0)?)?
         }
+        (Op::Conv2d { .. }, Layer::Conv2d(conv)) => conv.forward(x)?,
+        (Op::Linear { .. }, Layer::Linear(linear)) => {
+            let y = linear.forward(&x.flatten_from(1)?)?;
+            y.unsqueeze(D::Minus1)?.unsqueeze(D::Minus1)?
+        }
+        // candle-nn's BatchNorm does the same in five passes over the activations
         (Op::BatchNorm { .. }, Layer::Norm { scale, shift }) => {
             x.broadcast_mul(scale)?.broadcast_add(shift)?
-        }
-        (Op::Linear { .. }, Layer::Affine { weight, bias }) => {
-            let y = x.flatten_from(1)?.matmul(&weight.t()?)?;
-            let y = y.unsqueeze(D::Minus1)?.unsqueeze(D::Minus1)?;
-            match bias {
-                Some(bias) => y.broadcast_add(bias)?,
-                None => y,
-            }
         }
         (Op::Relu, _) => x.relu()?,
         (Op::Add, _) => (x + inputs[1])?,

@@ -50,6 +50,30 @@ pub struct EngineOptions {
     pub pool: Option<Arc<Pool>>,
 }
 
+impl EngineOptions {
+    /// Whether this build can do what is asked, so that a start can fail before models are read.
+    ///
+    /// # Errors
+    /// What the build lacks.
+    pub fn check(&self) -> Result<(), EngineError> {
+        match self.device {
+            DeviceChoice::Cuda(_) if self.engine == EngineChoice::Fused => {
+                Err(EngineError::Unavailable(
+                    "the fused engine runs on the CPU only; use --device cpu, or --engine candle"
+                        .into(),
+                ))
+            }
+            DeviceChoice::Cuda(_) if !candle_core::utils::cuda_is_available() => {
+                Err(EngineError::Unavailable(
+                    "this build has no CUDA; use --device cpu, or build with --features cuda,cudnn"
+                        .into(),
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Makes the engine for one graph.
 ///
 /// # Errors
@@ -59,9 +83,11 @@ pub fn select(
     parameters: Parameters,
     options: &EngineOptions,
 ) -> Result<Box<dyn Engine>, EngineError> {
+    options.check()?;
     let device = match options.device {
         DeviceChoice::Cpu => Device::Cpu,
         DeviceChoice::Cuda(index) => cuda(index)?,
+        DeviceChoice::Auto if options.engine == EngineChoice::Fused => Device::Cpu,
         DeviceChoice::Auto if !candle_core::utils::cuda_is_available() => Device::Cpu,
         DeviceChoice::Auto => cuda(0).unwrap_or_else(|error| {
             tracing::warn!(%error, "no GPU answers; running on the CPU");
@@ -69,19 +95,10 @@ pub fn select(
         }),
     };
     let Precision::F32 = options.precision;
-    match options.engine {
-        EngineChoice::Fused if !device.is_cpu() => {
-            return Err(EngineError::Unavailable(
-                "the fused engine runs on the CPU only; use --device cpu, or --engine candle"
-                    .into(),
-            ));
-        }
-        EngineChoice::Auto | EngineChoice::Fused if device.is_cpu() => {
-            let token = Token::detect(options.max_isa);
-            let engine = FusedEngine::new(graph, parameters, token, options.pool.clone())?;
-            return Ok(Box::new(engine));
-        }
-        EngineChoice::Auto | EngineChoice::Candle | EngineChoice::Fused => {}
+    if device.is_cpu() && options.engine != EngineChoice::Candle {
+        let token = Token::detect(options.max_isa);
+        let engine = FusedEngine::new(graph, parameters, token, options.pool.clone())?;
+        return Ok(Box::new(engine));
     }
     let info = EngineInfo {
         engine: "candle",
@@ -98,11 +115,6 @@ pub fn select(
 }
 
 fn cuda(index: usize) -> Result<Device, EngineError> {
-    if !candle_core::utils::cuda_is_available() {
-        return Err(EngineError::Unavailable(
-            "this build has no CUDA; use --device cpu, or build with --features cuda,cudnn".into(),
-        ));
-    }
     Device::new_cuda(index)
         .map_err(|e| EngineError::Unavailable(format!("GPU cuda:{index} does not answer: {e}")))
 }

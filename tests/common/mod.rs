@@ -3,6 +3,9 @@
 
 #![allow(dead_code, unreachable_pub)] // every test binary uses its own part
 
+pub mod process;
+pub mod weights;
+
 use std::io::Cursor;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -186,7 +189,26 @@ impl TestServer {
         Self::bind(config, Stop::new()).await
     }
 
+    /// The same with batches of up to `max_batch` and room for `max_queue` images.
+    pub async fn batching(config: Config, max_batch: usize, max_queue: usize) -> Self {
+        let batching = batching::Config {
+            max_batch,
+            max_queue_delay: Duration::from_millis(1),
+            max_queue,
+        };
+        Self::bind_with(config, Stop::new(), batching).await
+    }
+
     async fn bind(config: Config, stop: Stop) -> Self {
+        let batching = batching::Config {
+            max_batch: 4,
+            max_queue_delay: Duration::from_millis(1),
+            max_queue: 8,
+        };
+        Self::bind_with(config, stop, batching).await
+    }
+
+    async fn bind_with(config: Config, stop: Stop, batching: batching::Config) -> Self {
         let metrics = Metrics::new(&Code::ALL.map(Code::as_str));
         let service = service::Config {
             default_model: None,
@@ -194,11 +216,7 @@ impl TestServer {
             imaging: imaging::Config {
                 max_image_pixels: 400,
             },
-            batching: batching::Config {
-                max_batch: 4,
-                max_queue_delay: Duration::from_millis(1),
-                max_queue: 8,
-            },
+            batching,
         };
         let classifier = Arc::new(Classifier::new(service, Arc::clone(&metrics)));
         classifier.mark_loading("m");
@@ -225,15 +243,7 @@ impl TestServer {
 
     /// The sum of a metric's series that have these labels.
     pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        let labels: Vec<String> = labels.iter().map(|(k, v)| format!("{k}=\"{v}\"")).collect();
-        let text = self.metrics.render();
-        let lines = text.lines().filter(|line| {
-            let series = line.split(['{', ' ']).next();
-            series == Some(name) && labels.iter().all(|label| line.contains(label))
-        });
-        lines
-            .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
-            .sum()
+        metric(&self.metrics.render(), name, labels)
     }
 
     /// Images that model `m` has admitted and not answered; at most 8.
@@ -249,6 +259,18 @@ impl TestServer {
             &[("protocol", protocol), ("code", code)],
         )
     }
+}
+
+/// The sum of a metric's series that have these labels, in the text of `/metrics`.
+pub fn metric(text: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
+    let labels: Vec<String> = labels.iter().map(|(k, v)| format!("{k}=\"{v}\"")).collect();
+    let lines = text.lines().filter(|line| {
+        let series = line.split(['{', ' ']).next();
+        series == Some(name) && labels.iter().all(|label| line.contains(label))
+    });
+    lines
+        .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+        .sum()
 }
 
 /// A PNG of one colour, 8 x 8 pixels.

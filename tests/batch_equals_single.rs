@@ -1,0 +1,97 @@
+//! The answer to an image does not depend on the batch it came in.
+
+use std::sync::Arc;
+
+use resnetd::engine::{Engine, EngineOptions, select};
+use resnetd::families;
+use resnetd::ir::Graph;
+use resnetd::weights::{Generator, Parameters};
+
+const SEED: u64 = 11;
+const IMAGES: usize = 9;
+/// Of the largest logit of an image.
+const TOLERANCE: f32 = 1e-5;
+
+struct Network {
+    graph: Arc<Graph>,
+    engine: Box<dyn Engine>,
+    /// `[IMAGES, c, h, w]`.
+    input: Vec<f32>,
+}
+
+impl Network {
+    fn new(name: &str) -> Self {
+        let graph = Arc::new(families::find(name).unwrap().default_graph().unwrap());
+        let weights = Generator::new(&graph, SEED, [0.5, 0.9]);
+        let parameters = Parameters::load(&graph, &weights).unwrap();
+        Self {
+            engine: select(&graph, parameters, &EngineOptions::default()).unwrap(),
+            input: Generator::input(SEED, IMAGES, graph.input()),
+            graph,
+        }
+    }
+
+    /// Logits of these images as one batch, image by image.
+    fn logits(&mut self, images: &[usize]) -> Vec<Vec<f32>> {
+        let (len, classes) = (self.graph.input().elements(), self.graph.classes());
+        let image = |&i: &usize| &self.input[i * len..(i + 1) * len];
+        let input: Vec<f32> = images.iter().flat_map(image).copied().collect();
+        let mut logits = vec![f32::NAN; images.len() * classes];
+        self.engine
+            .forward(images.len(), &input, &mut logits)
+            .unwrap();
+        logits.chunks_exact(classes).map(<[f32]>::to_vec).collect()
+    }
+}
+
+fn bits(logits: &[f32]) -> Vec<u32> {
+    logits.iter().map(|logit| logit.to_bits()).collect()
+}
+
+fn check(name: &str) {
+    let mut network = Network::new(name);
+    let alone: Vec<Vec<f32>> = (0..IMAGES)
+        .map(|i| network.logits(&[i]).remove(0))
+        .collect();
+    let differ = |a: &[f32], b: &[f32]| a.iter().zip(b).any(|(a, b)| (a - b).abs() > 1e-3);
+    assert!(differ(&alone[0], &alone[1]), "images are told apart");
+    for size in 1..=IMAGES {
+        let images: Vec<usize> = (0..size).collect();
+        let together = network.logits(&images);
+        for (image, (logits, alone)) in together.iter().zip(&alone).enumerate() {
+            let largest = alone.iter().fold(0f32, |max, logit| max.max(logit.abs()));
+            for (logit, alone) in logits.iter().zip(alone) {
+                let off = (logit - alone).abs() / largest;
+                assert!(
+                    off <= TOLERANCE,
+                    "{name}: image {image} of {size} is off by {off}"
+                );
+            }
+        }
+        // at the same size neither the place nor the neighbours count, nor when it is computed
+        let mut turned = images.clone();
+        turned.rotate_left(size / 2);
+        for (logits, &image) in network.logits(&turned).iter().zip(&turned) {
+            assert_eq!(
+                bits(logits),
+                bits(&together[image]),
+                "{name}: image {image} of {size}"
+            );
+        }
+        let again = network.logits(&images);
+        assert!(
+            again.iter().zip(&together).all(|(a, b)| bits(a) == bits(b)),
+            "{name}: {size}"
+        );
+    }
+}
+
+#[test]
+fn residual_networks() {
+    check("resnet20");
+}
+
+#[test]
+fn pre_activation_and_wide_networks() {
+    check("wrn16_4");
+}
