@@ -6,10 +6,12 @@ use humantime::Duration;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::engine::{DeviceChoice, EngineOptions, Precision};
+use crate::engine::{DeviceChoice, EngineChoice, EngineOptions, Isa, Precision};
+use crate::pool::Pool;
 use crate::repository::{self, HubConfig, ModelSpec};
 use crate::telemetry::LogFormat;
 use crate::{batching, imaging, server, service};
@@ -91,6 +93,12 @@ pub struct EngineArgs {
     /// Where models run: auto, cpu, cuda or cuda:N
     #[arg(long, env = "RESNETD_DEVICE", default_value = "auto")]
     device: DeviceChoice,
+    /// What computes: candle, fused (CPU only), or auto for the fused engine on a CPU and candle on a GPU
+    #[arg(long, env = "RESNETD_ENGINE", default_value = "auto")]
+    engine: EngineChoice,
+    /// Widest instruction set of the fused engine: avx512, avx2 or portable [default: the widest the CPU has]
+    #[arg(long, env = "RESNETD_MAX_ISA", value_name = "ISA")]
+    max_isa: Option<Isa>,
     /// Arithmetic of the forward pass
     #[arg(long, env = "RESNETD_PRECISION", default_value = "f32")]
     precision: Precision,
@@ -217,6 +225,12 @@ pub struct BenchArgs {
     /// Print one JSON object on the last line
     #[arg(long)]
     pub json: bool,
+    /// Print what each layer takes (fused engine)
+    #[arg(long)]
+    pub profile: bool,
+    /// Time the algorithms for each convolution instead, and print the lines of src/engine/cpu/algorithms.txt
+    #[arg(long)]
+    pub tune: bool,
     #[command(flatten)]
     pub engine: EngineArgs,
 }
@@ -228,17 +242,20 @@ pub struct ModelsArgs {
 }
 
 impl EngineArgs {
-    pub fn options(&self) -> EngineOptions {
+    pub fn options(&self, pool: &Arc<Pool>) -> EngineOptions {
         EngineOptions {
             device: self.device,
             precision: self.precision,
+            engine: self.engine,
+            max_isa: self.max_isa,
+            pool: Some(Arc::clone(pool)),
         }
     }
 
     /// How models are loaded with these flags.
-    pub fn repository(&self) -> repository::Config {
+    pub fn repository(&self, pool: &Arc<Pool>) -> repository::Config {
         repository::Config {
-            engine: self.options(),
+            engine: self.options(pool),
             hub: hub(),
         }
     }
@@ -260,11 +277,11 @@ impl ImageArgs {
 }
 
 impl ServeArgs {
-    pub fn service(&self) -> service::Config {
+    pub fn service(&self, pool: &Arc<Pool>) -> service::Config {
         let limits = &self.batching;
         service::Config {
             default_model: self.models.default_model.clone(),
-            decode_threads: self.engine.threads(),
+            pool: Arc::clone(pool),
             imaging: self.images.imaging(),
             batching: batching::Config {
                 max_batch: limits.max_batch,

@@ -5,12 +5,13 @@
 //! (`server`).
 //!
 //! Direction (left may use right): main → commands → config; server → service → repository, batching, imaging → engine →
-//! weights, pool → ir; families → ir; repository → families, weights, imaging, engine. `ir` and `pool` use nothing of
-//! ours; `telemetry` is a leaf that `ir` and `families` never see. No room but `commands` and `config` imports
+//! weights, kernels, pool → ir; families → ir; pool → kernels (whose `Lending` is its one unsafe part); repository →
+//! families, weights, imaging, engine. `ir` and `kernels` use nothing of ours; `telemetry` is a leaf that `ir`,
+//! `families` and `kernels` never see. No room but `commands` and `config` imports
 //! `config`. tests/layering.rs reads every `crate::` path and holds this.
 //!
 //! What never happens: decoding or a forward pass on the async runtime's workers; an unwrap on anything a request, a
-//! file or a peer can influence; `unsafe` outside a memory map.
+//! file or a peer can influence; `unsafe` outside `kernels` and a memory map.
 
 #![deny(unsafe_code)]
 #![warn(missing_debug_implementations, rust_2018_idioms, unreachable_pub)]
@@ -22,6 +23,7 @@ pub mod engine;
 pub mod families;
 pub mod imaging;
 pub mod ir;
+pub mod kernels;
 pub mod pool;
 pub mod repository;
 pub mod server;

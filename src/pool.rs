@@ -1,50 +1,207 @@
-//! The thread pool for CPU work ahead of the batcher (decoding, preprocessing): a fixed number of threads; the queue's
-//! length is bounded by admission.
+//! The process's one pool of threads: layers of a forward pass run on it as loops that the caller shares in, decoding
+//! and preprocessing as queued jobs.
+//!
+//! Loops come first, as they are short and someone waits. An idle thread spins for about the time between two layers
+//! before it sleeps, since waking one costs as much as a small layer takes. The queue is unbounded; admission bounds its
+//! length.
 
+use std::any::Any;
+use std::collections::VecDeque;
+use std::io;
 use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-/// A fixed number of named threads that run jobs in the order they came.
+use crate::kernels::{Lending, Threads};
+
+/// How long an idle thread looks for work before it sleeps.
+const SPIN: Duration = Duration::from_micros(30);
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A fixed number of named threads. Dropping it lets queued jobs finish and does not wait for them.
 #[derive(Debug)]
 pub struct Pool {
-    threads: rayon::ThreadPool,
+    shared: Arc<Shared>,
+    threads: usize,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// The loop in progress, if any.
+    lending: Lending,
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    /// Counts what there was to do, so that a thread notices news without a lock.
+    news: AtomicUsize,
+    /// Threads that sleep, or have decided to and will look at `news` once more.
+    sleepers: AtomicUsize,
+    /// Length of the queue.
+    queued: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    closing: bool,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("queued", &self.queued)
+            .field("sleepers", &self.sleepers)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Pool {
     /// # Errors
     /// When the operating system refuses a thread.
-    pub fn new(threads: NonZeroUsize) -> Result<Self, rayon::ThreadPoolBuildError> {
-        let threads = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads.get())
-            .thread_name(|i| format!("decode-{i}"))
-            // without a handler a panic ends the process; the job's waiter learns of it from its closed channel, and
-            // the panic hook has printed it
-            .panic_handler(|_| {})
-            .build()?;
-        Ok(Self { threads })
+    pub fn new(threads: NonZeroUsize) -> io::Result<Self> {
+        let pool = Self {
+            shared: Arc::default(),
+            threads: threads.get(),
+        };
+        for i in 0..threads.get() {
+            let shared = Arc::clone(&pool.shared);
+            std::thread::Builder::new()
+                .name(format!("compute-{i}"))
+                .spawn(move || shared.work())?;
+        }
+        Ok(pool)
     }
 
-    /// Queues `job`. A job reports through a channel, whose closing tells the waiter of a panic.
+    /// Queues `job`; a panic in it is caught and reported by the panic hook alone, so jobs report through a channel
+    /// whose closing tells the waiter.
     pub fn spawn(&self, job: impl FnOnce() + Send + 'static) {
-        self.threads.spawn_fifo(job);
+        let shared = &self.shared;
+        let mut queue = shared.queue();
+        queue.jobs.push_back(Box::new(job));
+        shared.queued.store(queue.jobs.len(), Ordering::Release);
+        drop(queue);
+        shared.news.fetch_add(1, Ordering::SeqCst);
+        shared.wake(false);
+    }
+}
+
+impl Threads for Pool {
+    /// One loop has the pool's threads at a time; a second caller meanwhile runs its loop by itself.
+    fn broadcast(&self, job: &(dyn Fn() + Sync)) {
+        if self.threads == 1 {
+            return job();
+        }
+        let panic: Mutex<Option<Box<dyn Any + Send>>> = Mutex::new(None);
+        let guarded = || {
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(job)) {
+                panic
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .get_or_insert(payload);
+            }
+        };
+        // the caller is one of the threads
+        let lent = self.shared.lending.lend(&guarded, self.threads - 1, || {
+            self.shared.news.fetch_add(1, Ordering::SeqCst);
+            self.shared.wake(true);
+            guarded();
+        });
+        if !lent {
+            guarded();
+        }
+        if let Some(payload) = panic.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            resume_unwind(payload);
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.threads
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.queue().closing = true;
+        self.shared.news.fetch_add(1, Ordering::SeqCst);
+        self.shared.wake(true);
+    }
+}
+
+impl Shared {
+    /// A thread's life.
+    fn work(&self) {
+        loop {
+            let seen = self.news.load(Ordering::SeqCst);
+            self.lending.help();
+            if let Some(job) = self.next_job() {
+                // what a job leaves broken is its own; the thread goes on
+                let _ = catch_unwind(AssertUnwindSafe(job));
+            } else if !self.spin(seen) && !self.sleep(seen) {
+                return;
+            }
+        }
+    }
+
+    fn next_job(&self) -> Option<Job> {
+        if self.queued.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let mut queue = self.queue();
+        let job = queue.jobs.pop_front();
+        self.queued.store(queue.jobs.len(), Ordering::Release);
+        job
+    }
+
+    /// Waits a little for news; false if none came.
+    fn spin(&self, seen: usize) -> bool {
+        let start = Instant::now();
+        while start.elapsed() < SPIN {
+            for _ in 0..32 {
+                if self.news.load(Ordering::Relaxed) != seen {
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+        }
+        false
+    }
+
+    /// Sleeps until there is news; false once the pool closes and no job is left.
+    fn sleep(&self, seen: usize) -> bool {
+        let mut queue = self.queue();
+        // counted before the last look at `news`, which wakers change before they look at the count: one of the two
+        // sees the other
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        while self.news.load(Ordering::SeqCst) == seen && !queue.closing {
+            queue = self
+                .wake
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        self.sleepers.fetch_sub(1, Ordering::SeqCst);
+        !(queue.closing && queue.jobs.is_empty())
+    }
+
+    fn wake(&self, all: bool) {
+        if self.sleepers.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        // a thread between its last look and its wait holds the lock
+        drop(self.queue());
+        if all {
+            self.wake.notify_all();
+        } else {
+            self.wake.notify_one();
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        // nothing panics while the lock is held
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_panicking_job_costs_no_thread() {
-        let pool = Pool::new(NonZeroUsize::MIN).expect("one thread");
-        let (answer, answers) = std::sync::mpsc::channel();
-        for i in 0..3 {
-            let answer = answer.clone();
-            pool.spawn(move || {
-                assert_ne!(i, 1, "this job panics on purpose");
-                answer.send(i).expect("the test waits");
-            });
-        }
-        drop(answer);
-        assert_eq!(answers.iter().collect::<Vec<_>>(), [0, 2]);
-    }
-}
+mod tests;

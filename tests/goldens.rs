@@ -1,10 +1,10 @@
-//! Logits of torchvision, timm and the reference CIFAR nets, computed in f64, against the candle engine in f32.
+//! Logits of torchvision, timm and the reference CIFAR nets, computed in f64, against both engines in f32.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use resnetd::engine::{DeviceChoice, EngineOptions, select};
+use resnetd::engine::{DeviceChoice, EngineChoice, EngineOptions, select};
 use resnetd::families;
 use resnetd::ir::Shape;
 use resnetd::weights::{Generator, Parameters};
@@ -20,6 +20,22 @@ struct Golden {
     bn_weight: [f64; 2],
     parameters: u64,
     top5: Vec<Vec<usize>>,
+}
+
+/// Compares a batch's logits with what is expected of it.
+fn check(what: &str, logits: &[f32], expected: &[f32], golden: &Golden) {
+    let largest = expected
+        .iter()
+        .fold(0.0f64, |m, &x| m.max(f64::from(x).abs()));
+    let apart = |(&a, &b): (&f32, &f32)| (f64::from(a) - f64::from(b)).abs();
+    let error = logits.iter().zip(expected).map(apart).fold(0.0, f64::max) / largest;
+    println!("{what}: {error:.1e}");
+    assert!(error <= TOLERANCE, "{what}: {error:.2e}");
+    let classes = logits.len() / golden.top5.len();
+    for (row, top5) in logits.chunks_exact(classes).zip(&golden.top5) {
+        let best = (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b]));
+        assert_eq!(best, Some(top5[0]), "{what}");
+    }
 }
 
 #[test]
@@ -46,26 +62,18 @@ fn every_registered_golden_matches() {
         let graph = Arc::new(graph.expect(name));
         assert_eq!(graph.counts().parameters, golden.parameters, "{name}");
         let source = Generator::new(&graph, golden.seed, golden.bn_weight);
-        let parameters = Parameters::load(&graph, &source).expect(name);
-        let options = EngineOptions {
-            device: DeviceChoice::Cpu,
-            ..EngineOptions::default()
-        };
-        let mut engine = select(&graph, parameters, &options).expect(name);
-        let input = Generator::input(golden.seed, batch, graph.input());
-        let mut logits = vec![f32::NAN; expected.len()];
-        engine.forward(batch, &input, &mut logits).expect(name);
-        let largest = expected
-            .iter()
-            .fold(0.0f64, |m, &x| m.max(f64::from(x).abs()));
-        let apart = |(&a, &b): (&f32, &f32)| (f64::from(a) - f64::from(b)).abs();
-        let error = logits.iter().zip(&expected).map(apart).fold(0.0, f64::max) / largest;
-        println!("{name}: {error:.1e}");
-        assert!(error <= TOLERANCE, "{name}: {error:.2e}");
-        for (image, top5) in golden.top5.iter().enumerate() {
-            let row = &logits[image * graph.classes()..(image + 1) * graph.classes()];
-            let best = (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b]));
-            assert_eq!(best, Some(top5[0]), "{name}, image {image}");
+        for choice in [EngineChoice::Fused, EngineChoice::Candle] {
+            let parameters = Parameters::load(&graph, &source).expect(name);
+            let options = EngineOptions {
+                device: DeviceChoice::Cpu,
+                engine: choice,
+                ..EngineOptions::default()
+            };
+            let mut engine = select(&graph, parameters, &options).expect(name);
+            let input = Generator::input(golden.seed, batch, graph.input());
+            let mut logits = vec![f32::NAN; expected.len()];
+            engine.forward(batch, &input, &mut logits).expect(name);
+            check(&format!("{name}, {choice:?}"), &logits, &expected, golden);
         }
         compared.push(name);
     }

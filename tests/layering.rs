@@ -33,6 +33,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "batching",
             "imaging",
             "engine",
+            "pool",
             "telemetry",
         ],
     ),
@@ -56,11 +57,12 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     ("batching", &["engine", "telemetry"]),
     ("imaging", &[]),
-    ("engine", &["weights", "pool", "ir"]),
+    ("engine", &["weights", "kernels", "pool", "ir"]),
     ("weights", &["ir"]),
     ("families", &["ir"]),
     ("telemetry", &[]),
-    ("pool", &[]),
+    ("pool", &["kernels"]),
+    ("kernels", &[]),
     ("ir", &[]),
 ];
 

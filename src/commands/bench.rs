@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::config::BenchArgs;
-use crate::engine::{Engine, EngineInfo, select};
+use crate::engine::{Engine, EngineInfo, LayerProfile, Token, select, tune};
 use crate::families::Architecture;
 use crate::ir::Graph;
 use crate::weights::{self, Generator, Parameters};
@@ -18,22 +18,34 @@ use crate::weights::{self, Generator, Parameters};
 const SEED: u64 = 20151210;
 const WARMUP_BATCHES: usize = 2;
 const MIN_BATCHES: usize = 3;
+const PROFILED_BATCHES: usize = 10;
 
 pub(super) fn run(args: &BenchArgs, out: &mut dyn Write) -> Result<()> {
-    super::threads::bound(args.engine.threads())?;
+    let pool = super::threads::pool(args.engine.threads())?;
     let architecture = super::architecture(&args.architecture)?;
     let graph = Arc::new(architecture.default_graph().map_err(anyhow::Error::msg)?);
     let parameters = match &args.weights {
         Some(path) => Parameters::load(&graph, weights::open(path)?.as_ref())?,
         None => Parameters::load(&graph, &Generator::new(&graph, SEED, [0.5, 0.9]))?,
     };
-    let mut engine = select(&graph, parameters, &args.engine.options())?;
+    if args.tune {
+        let token = Token::detect(args.engine.options(&pool).max_isa);
+        for line in tune(&graph, parameters, token, pool.as_ref())? {
+            writeln!(out, "{line}")?;
+        }
+        return Ok(());
+    }
+    let mut engine = select(&graph, parameters, &args.engine.options(&pool))?;
     let batch = args.batch.get();
     let input = Generator::input(SEED, batch, graph.input());
     let mut logits = vec![0.0; batch * graph.classes()];
     let seconds = Duration::try_from_secs_f64(args.seconds)
         .context("--seconds must be a positive number of seconds")?;
     let times = measure(engine.as_mut(), batch, &input, &mut logits, seconds)?;
+    if args.profile {
+        let layers = profile(engine.as_mut(), batch, &input, &mut logits)?;
+        print_profile(out, &layers)?;
+    }
     if let Some(path) = &args.dump {
         dump(path, &graph, batch, &input, &logits)?;
     }
@@ -103,6 +115,45 @@ fn report(
         "threads": args.engine.threads(),
     });
     writeln!(out, "{line}")?;
+    Ok(())
+}
+
+/// The shortest time of each layer over some batches.
+fn profile(
+    engine: &mut dyn Engine,
+    batch: usize,
+    input: &[f32],
+    logits: &mut [f32],
+) -> Result<Vec<LayerProfile>> {
+    let mut best = engine.profile(batch, input, logits)?;
+    for _ in 1..PROFILED_BATCHES {
+        for (best, layer) in best.iter_mut().zip(engine.profile(batch, input, logits)?) {
+            best.time = best.time.min(layer.time);
+        }
+    }
+    Ok(best)
+}
+
+fn print_profile(out: &mut dyn Write, layers: &[LayerProfile]) -> Result<()> {
+    let total: Duration = layers.iter().map(|l| l.time).sum();
+    writeln!(
+        out,
+        "    ms     %  GFLOP/s  algorithm     output          layer"
+    )?;
+    for layer in layers {
+        let seconds = layer.time.as_secs_f64();
+        let [channels, height, width] = layer.output;
+        writeln!(
+            out,
+            "{:6.3} {:5.1} {:8.1}  {:12}  {:14}  {}",
+            seconds * 1e3,
+            100.0 * seconds / total.as_secs_f64(),
+            2.0 * layer.macs as f64 / seconds / 1e9,
+            layer.algorithm,
+            format!("{channels}x{height}x{width}"),
+            layer.name,
+        )?;
+    }
     Ok(())
 }
 

@@ -27,7 +27,7 @@ pub(super) struct Local {
 impl Local {
     /// Loads the one model that the flags name.
     pub(super) fn new(models: &ModelArgs, engine: &EngineArgs, images: &ImageArgs) -> Result<Self> {
-        super::threads::bound(engine.threads())?;
+        let pool = super::threads::pool(engine.threads())?;
         let wanted = wanted(models)?;
         let chosen = match &models.default_model {
             Some(name) => wanted.iter().find(|m| m.spec.name == *name),
@@ -39,14 +39,13 @@ impl Local {
         let spec = &chosen.context("no model is named")?.spec;
         let config = service::Config {
             default_model: None,
-            decode_threads: engine.threads(),
+            pool: Arc::clone(&pool),
             imaging: images.imaging(),
             batching: batching::Config::default(),
         };
         let metrics = Metrics::new(&Code::ALL.map(Code::as_str));
-        let classifier =
-            Classifier::new(config, metrics).context("cannot start the decoding threads")?;
-        let loaded = repository::load(spec, &engine.repository())?;
+        let classifier = Classifier::new(config, metrics);
+        let loaded = repository::load(spec, &engine.repository(&pool))?;
         classifier.load_model(loaded)?;
         let model = classifier
             .admit(None, 1)

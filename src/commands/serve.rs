@@ -7,30 +7,30 @@ use anyhow::{Context, Result, ensure};
 
 use super::wanted::{Wanted, wanted};
 use crate::config::ServeArgs;
+use crate::pool::Pool;
 use crate::repository;
 use crate::server::{Bound, Server, Stop};
 use crate::service::{Classifier, Code};
 use crate::telemetry::Metrics;
 
 pub(super) fn run(args: &ServeArgs) -> Result<()> {
-    super::threads::bound(args.engine.threads())?;
-    args.engine.options().check()?;
+    let pool = super::threads::pool(args.engine.threads())?;
+    args.engine.options(&pool).check()?;
     let wanted = wanted(&args.models)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(args.engine.threads().get())
         .enable_all()
         .build()
         .context("cannot start the async runtime")?;
-    let ended = runtime.block_on(serve(args, wanted));
+    let ended = runtime.block_on(serve(args, wanted, pool));
     // a model still loading must not hold up the end
     runtime.shutdown_background();
     ended
 }
 
-async fn serve(args: &ServeArgs, wanted: Vec<Wanted>) -> Result<()> {
+async fn serve(args: &ServeArgs, wanted: Vec<Wanted>, pool: Arc<Pool>) -> Result<()> {
     let metrics = Metrics::new(&Code::ALL.map(Code::as_str));
-    let classifier = Classifier::new(args.service(), Arc::clone(&metrics));
-    let classifier = Arc::new(classifier.context("cannot start the decoding threads")?);
+    let classifier = Arc::new(Classifier::new(args.service(&pool), Arc::clone(&metrics)));
     for model in &wanted {
         classifier.mark_loading(&model.spec.name);
     }
@@ -39,7 +39,7 @@ async fn serve(args: &ServeArgs, wanted: Vec<Wanted>) -> Result<()> {
     tracing::info!(%http, %grpc, "listening");
     let loading = {
         let classifier = Arc::clone(&classifier);
-        let config = args.engine.repository();
+        let config = args.engine.repository(&pool);
         tokio::task::spawn_blocking(move || load(&classifier, &wanted, &config))
     };
     let serving = server.serve(classifier, metrics, Stop::on_signals()?);

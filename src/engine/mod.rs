@@ -1,12 +1,17 @@
 //! Engines: a graph and its parameters made executable on one device.
 
 mod candle;
+mod cpu;
 mod select;
+
+use std::time::Duration;
 
 use crate::ir::Graph;
 
+pub use crate::kernels::{Isa, Token};
 pub use candle::CandleEngine;
-pub use select::{DeviceChoice, EngineOptions, Precision, select};
+pub use cpu::{FusedEngine, FusedOp, tune};
+pub use select::{DeviceChoice, EngineChoice, EngineOptions, Precision, select};
 
 /// Runs whole batches. An engine is owned by one thread.
 pub trait Engine: Send {
@@ -26,6 +31,37 @@ pub trait Engine: Send {
         input: &[f32],
         logits: &mut [f32],
     ) -> Result<(), EngineError>;
+
+    /// Like [`Engine::forward`], and says what each layer took.
+    ///
+    /// # Errors
+    /// As `forward`; and when this engine does not time its layers.
+    fn profile(
+        &mut self,
+        batch: usize,
+        input: &[f32],
+        logits: &mut [f32],
+    ) -> Result<Vec<LayerProfile>, EngineError> {
+        let _ = (batch, input, logits);
+        let engine = self.info().engine;
+        Err(EngineError::Unavailable(format!(
+            "the {engine} engine does not time its layers; use --engine fused"
+        )))
+    }
+}
+
+/// What one layer of one batch took.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerProfile {
+    /// Prefix of its parameters' names, or its operation.
+    pub name: String,
+    /// What computed it.
+    pub algorithm: &'static str,
+    /// Channels, height and width of its output.
+    pub output: [usize; 3],
+    /// Multiply-accumulates of the batch.
+    pub macs: u64,
+    pub time: Duration,
 }
 
 /// What an engine is, in the words of its metric labels.

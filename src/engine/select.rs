@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use candle_core::Device;
 
-use super::{CandleEngine, Engine, EngineError, EngineInfo};
+use super::{CandleEngine, Engine, EngineError, EngineInfo, FusedEngine};
 use crate::ir::Graph;
+use crate::kernels::{Isa, Token};
+use crate::pool::Pool;
 use crate::weights::Parameters;
 
 /// `--device`.
@@ -26,11 +28,26 @@ pub enum Precision {
     F32,
 }
 
+/// `--engine`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum EngineChoice {
+    /// Fused on the CPU, candle on a GPU.
+    #[default]
+    Auto,
+    Candle,
+    Fused,
+}
+
 /// What the operator asked of engines.
 #[derive(Clone, Debug, Default)]
 pub struct EngineOptions {
     pub device: DeviceChoice,
     pub precision: Precision,
+    pub engine: EngineChoice,
+    /// Widest instruction set that the fused engine may use.
+    pub max_isa: Option<Isa>,
+    /// The threads of the fused engine; without them it runs on its caller's alone.
+    pub pool: Option<Arc<Pool>>,
 }
 
 impl EngineOptions {
@@ -40,6 +57,12 @@ impl EngineOptions {
     /// What the build lacks.
     pub fn check(&self) -> Result<(), EngineError> {
         match self.device {
+            DeviceChoice::Cuda(_) if self.engine == EngineChoice::Fused => {
+                Err(EngineError::Unavailable(
+                    "the fused engine runs on the CPU only; use --device cpu, or --engine candle"
+                        .into(),
+                ))
+            }
             DeviceChoice::Cuda(_) if !candle_core::utils::cuda_is_available() => {
                 Err(EngineError::Unavailable(
                     "this build has no CUDA; use --device cpu, or build with --features cuda,cudnn"
@@ -64,6 +87,7 @@ pub fn select(
     let device = match options.device {
         DeviceChoice::Cpu => Device::Cpu,
         DeviceChoice::Cuda(index) => cuda(index)?,
+        DeviceChoice::Auto if options.engine == EngineChoice::Fused => Device::Cpu,
         DeviceChoice::Auto if !candle_core::utils::cuda_is_available() => Device::Cpu,
         DeviceChoice::Auto => cuda(0).unwrap_or_else(|error| {
             tracing::warn!(%error, "no GPU answers; running on the CPU");
@@ -71,6 +95,11 @@ pub fn select(
         }),
     };
     let Precision::F32 = options.precision;
+    if device.is_cpu() && options.engine != EngineChoice::Candle {
+        let token = Token::detect(options.max_isa);
+        let engine = FusedEngine::new(graph, parameters, token, options.pool.clone())?;
+        return Ok(Box::new(engine));
+    }
     let info = EngineInfo {
         engine: "candle",
         precision: "f32",
@@ -114,6 +143,21 @@ impl std::str::FromStr for DeviceChoice {
             (_, Some(Ok(index))) => Ok(Self::Cuda(index)),
             _ => Err(format!(
                 "{text:?} is not a device; use auto, cpu, cuda or cuda:N"
+            )),
+        }
+    }
+}
+
+impl std::str::FromStr for EngineChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "candle" => Ok(Self::Candle),
+            "fused" => Ok(Self::Fused),
+            _ => Err(format!(
+                "{text:?} is not an engine; use auto, candle or fused"
             )),
         }
     }

@@ -3,7 +3,6 @@
 //! Every image of a request ends once, here: with predictions, with an error, or withdrawn because its caller left;
 //! that is where images and rejections are counted.
 
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,8 +26,8 @@ use crate::telemetry::{Metrics, ModelInfo, ModelLabels, ModelMetrics, RejectReas
 pub struct Config {
     /// `--default-model`: who answers when a request names nobody; else the first model registered.
     pub default_model: Option<String>,
-    /// Threads that decode and preprocess.
-    pub decode_threads: NonZeroUsize,
+    /// Where images are decoded and preprocessed.
+    pub pool: Arc<Pool>,
     pub imaging: imaging::Config,
     /// Of every model.
     pub batching: batching::Config,
@@ -40,7 +39,6 @@ pub struct Config {
 pub struct Classifier {
     config: Config,
     models: Models,
-    pool: Pool,
     metrics: Arc<Metrics>,
 }
 
@@ -67,15 +65,12 @@ pub enum LoadError {
 }
 
 impl Classifier {
-    /// # Errors
-    /// When the operating system refuses the decoding threads.
-    pub fn new(config: Config, metrics: Arc<Metrics>) -> Result<Self, rayon::ThreadPoolBuildError> {
-        Ok(Self {
+    pub fn new(config: Config, metrics: Arc<Metrics>) -> Self {
+        Self {
             models: Models::new(config.default_model.clone()),
-            pool: Pool::new(config.decode_threads)?,
             config,
             metrics,
-        })
+        }
     }
 
     /// Announces a model. Announce every one before the first is loaded: the server is ready when none is loading.
@@ -264,7 +259,7 @@ impl Classifier {
                 deadline,
                 config: self.config.imaging,
             };
-            pending.push(job.start(&self.pool));
+            pending.push(job.start(&self.config.pool));
         }
         Ok(pending)
     }

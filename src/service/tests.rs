@@ -16,6 +16,7 @@ use crate::batching::fake::{Fake, PATIENCE, Random, Remote, eventually};
 use crate::batching::{self, Load};
 use crate::engine::Engine;
 use crate::families::Architecture;
+use crate::pool::Pool;
 use crate::imaging::{self, Interpolation, Preprocessing};
 use crate::ir::{Builder, DepthRule, Graph, Shape};
 use crate::repository::{LoadedModel, Provenance};
@@ -87,7 +88,7 @@ fn house_of(max_queue: usize, default_model: Option<&str>) -> Arc<House> {
     let metrics = Metrics::new(&Code::ALL.map(Code::as_str));
     let config = Config {
         default_model: default_model.map(String::from),
-        decode_threads: NonZeroUsize::new(2).unwrap(),
+        pool: Arc::new(Pool::new(NonZeroUsize::new(2).unwrap()).unwrap()),
         imaging: imaging::Config {
             max_image_pixels: 400,
         },
@@ -98,7 +99,7 @@ fn house_of(max_queue: usize, default_model: Option<&str>) -> Arc<House> {
         },
     };
     Arc::new(House {
-        classifier: Classifier::new(config, Arc::clone(&metrics)).unwrap(),
+        classifier: Classifier::new(config, Arc::clone(&metrics)),
         metrics,
     })
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 use resnetd::batching;
 use resnetd::engine::{Engine, EngineError, EngineInfo};
 use resnetd::families::Architecture;
+use resnetd::pool::Pool;
 use resnetd::imaging::{self, Interpolation, Preprocessing};
 use resnetd::ir::{Builder, DepthRule, Graph, Shape};
 use resnetd::repository::{LoadedModel, Provenance};
@@ -211,13 +212,13 @@ impl TestServer {
         let metrics = Metrics::new(&Code::ALL.map(Code::as_str));
         let service = service::Config {
             default_model: None,
-            decode_threads: NonZeroUsize::new(2).unwrap(),
+            pool: Arc::new(Pool::new(NonZeroUsize::new(2).unwrap()).unwrap()),
             imaging: imaging::Config {
                 max_image_pixels: 400,
             },
             batching,
         };
-        let classifier = Arc::new(Classifier::new(service, Arc::clone(&metrics)).unwrap());
+        let classifier = Arc::new(Classifier::new(service, Arc::clone(&metrics)));
         classifier.mark_loading("m");
         let server = Server::bind(config).await.unwrap();
         Self {

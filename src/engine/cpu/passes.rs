@@ -1,0 +1,453 @@
+//! Lowers a graph to layers: batch norm is folded into the convolution before it, and element-wise operations whose
+//! input nobody else reads become the epilogue of the layer that computes that input.
+
+use crate::engine::EngineError;
+use crate::ir::{Graph, Node, NodeId, Op, Pool2d, Shape};
+use crate::kernels::{ConvSpec, PoolSpec, Reduce, Window};
+use crate::weights::Parameters;
+
+/// One layer; it yields the value of the same index.
+#[derive(Debug)]
+pub(super) struct Layer {
+    pub(super) op: LayerOp,
+    /// Layers whose values it reads, beside those that its epilogue adds.
+    pub(super) inputs: Vec<usize>,
+    pub(super) epilogue: Vec<Fused>,
+    pub(super) shape: Shape,
+    /// For profiles: the name of the parameters, or of the operation.
+    pub(super) name: String,
+    /// Whether a value it yields has more than one reader, so that nothing more can be fused.
+    closed: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum LayerOp {
+    /// The input image, laid out.
+    Image,
+    /// Convolution or, on an image of one pixel, linear layer; `[out, in / groups, rows, columns]`.
+    Conv {
+        spec: ConvSpec,
+        weights: Vec<f32>,
+    },
+    Pool(PoolSpec),
+    /// Every `stride`-th pixel, with zeros for channels beyond the input's.
+    Map {
+        stride: usize,
+    },
+    Concat,
+    Flatten,
+}
+
+/// One operation of an epilogue.
+#[derive(Debug, PartialEq)]
+pub(super) enum Fused {
+    Bias(Vec<f32>),
+    Affine {
+        scale: Vec<f32>,
+        shift: Vec<f32>,
+    },
+    /// The value of an earlier layer.
+    Add(usize),
+    Scale(f32),
+    Relu,
+}
+
+/// Lowers a graph and takes its parameters.
+///
+/// # Errors
+/// When a parameter is missing.
+pub(super) fn lower(graph: &Graph, parameters: &mut Parameters) -> Result<Vec<Layer>, EngineError> {
+    let mut uses = vec![0usize; graph.nodes().len()];
+    for node in graph.nodes() {
+        for input in &node.inputs {
+            uses[input.index()] += 1;
+        }
+    }
+    let mut lowering = Lowering {
+        graph,
+        parameters,
+        uses,
+        places: Vec::with_capacity(graph.nodes().len()),
+        layers: Vec::new(),
+    };
+    for node in graph.nodes() {
+        let place = lowering.node(node)?;
+        lowering.places.push(place);
+        if lowering.uses[lowering.places.len() - 1] > 1 {
+            lowering.layers[place].closed = true;
+        }
+    }
+    Ok(lowering.layers)
+}
+
+struct Lowering<'a> {
+    graph: &'a Graph,
+    parameters: &'a mut Parameters,
+    /// Readers of each node.
+    uses: Vec<usize>,
+    /// Layer that yields each node's value.
+    places: Vec<usize>,
+    layers: Vec<Layer>,
+}
+
+impl Lowering<'_> {
+    /// Lowers one node; returns the layer that yields its value.
+    fn node(&mut self, node: &Node) -> Result<usize, EngineError> {
+        match &node.op {
+            Op::Input => Ok(self.push(node, "input", LayerOp::Image)),
+            &Op::Conv2d {
+                in_channels,
+                out_channels,
+                kernel,
+                stride,
+                padding,
+                groups,
+                bias,
+            } => {
+                let spec = ConvSpec {
+                    in_channels,
+                    out_channels,
+                    kernel,
+                    stride,
+                    padding,
+                    groups,
+                };
+                self.conv(node, spec, bias)
+            }
+            &Op::Linear {
+                in_features,
+                out_features,
+            } => {
+                let spec = ConvSpec {
+                    in_channels: in_features,
+                    out_channels: out_features,
+                    kernel: (1, 1),
+                    stride: 1,
+                    padding: (0, 0),
+                    groups: 1,
+                };
+                self.conv(node, spec, true)
+            }
+            Op::BatchNorm { eps, .. } => {
+                let (scale, shift) = self.norm(node, *eps)?;
+                let layer = self.element_wise(node, "norm");
+                self.layers[layer].normalize(scale, shift);
+                Ok(layer)
+            }
+            Op::Relu => Ok(self.fuse(node, "relu", Fused::Relu)),
+            Op::Scale { factor } => Ok(self.fuse(node, "scale", Fused::Scale(*factor as f32))),
+            Op::Add => Ok(self.add(node)),
+            Op::Concat => Ok(self.push(node, "concat", LayerOp::Concat)),
+            Op::MaxPool(window) => Ok(self.pool(node, "max pool", Reduce::Max, window, false)),
+            Op::AvgPool {
+                window,
+                count_include_pad,
+            } => Ok(self.pool(
+                node,
+                "average pool",
+                Reduce::Average,
+                window,
+                *count_include_pad,
+            )),
+            Op::AdaptiveAvgPool { output } => {
+                let from = self.input_shape(node);
+                let spec = PoolSpec {
+                    reduce: Reduce::Average,
+                    rows: Window::adaptive(from.height, output.0),
+                    columns: Window::adaptive(from.width, output.1),
+                };
+                Ok(self.push(node, "average pool", LayerOp::Pool(spec)))
+            }
+            Op::Subsample { stride } => {
+                Ok(self.push(node, "subsample", LayerOp::Map { stride: *stride }))
+            }
+            Op::PadChannels { .. } => Ok(self.pad_channels(node)),
+            Op::Flatten if self.input_shape(node) == node.shape => Ok(self.place(node.inputs[0])),
+            Op::Flatten => Ok(self.push(node, "flatten", LayerOp::Flatten)),
+        }
+    }
+
+    fn place(&self, node: NodeId) -> usize {
+        self.places[node.index()]
+    }
+
+    fn input_shape(&self, node: &Node) -> Shape {
+        self.graph.node(node.inputs[0]).shape
+    }
+
+    /// A new layer for `node`.
+    fn push(&mut self, node: &Node, name: &str, op: LayerOp) -> usize {
+        self.layers.push(Layer {
+            op,
+            inputs: node.inputs.iter().map(|&id| self.place(id)).collect(),
+            epilogue: Vec::new(),
+            shape: node.shape,
+            name: if node.name.is_empty() {
+                name.into()
+            } else {
+                node.name.clone()
+            },
+            closed: false,
+        });
+        self.layers.len() - 1
+    }
+
+    fn take(&mut self, name: &str) -> Result<Vec<f32>, EngineError> {
+        let values = self.parameters.take(name);
+        values.ok_or_else(|| EngineError::Device(format!("parameter {name} is missing")))
+    }
+
+    fn conv(&mut self, node: &Node, spec: ConvSpec, bias: bool) -> Result<usize, EngineError> {
+        let weights = self.take(&format!("{}.weight", node.name))?;
+        let layer = self.push(node, "", LayerOp::Conv { spec, weights });
+        if bias {
+            let bias = self.take(&format!("{}.bias", node.name))?;
+            self.layers[layer].epilogue.push(Fused::Bias(bias));
+        }
+        Ok(layer)
+    }
+
+    /// Batch norm as one multiplication and addition a channel.
+    fn norm(&mut self, node: &Node, eps: f64) -> Result<(Vec<f64>, Vec<f64>), EngineError> {
+        let mut list = |leaf| self.take(&format!("{}.{leaf}", node.name));
+        let (weight, bias) = (list("weight")?, list("bias")?);
+        let (mean, var) = (list("running_mean")?, list("running_var")?);
+        let scale: Vec<f64> = weight
+            .iter()
+            .zip(&var)
+            .map(|(&w, &v)| f64::from(w) / (f64::from(v) + eps).sqrt())
+            .collect();
+        let shift = bias
+            .iter()
+            .zip(&mean)
+            .zip(&scale)
+            .map(|((&b, &m), s)| f64::from(b) - f64::from(m) * s);
+        let shift = shift.collect();
+        Ok((scale, shift))
+    }
+
+    /// The layer whose epilogue can go on with `node`: the one that yields its input, or else a new one.
+    fn element_wise(&mut self, node: &Node, name: &str) -> usize {
+        let layer = self.place(node.inputs[0]);
+        if self.layers[layer].is_open() {
+            layer
+        } else {
+            self.push(node, name, LayerOp::Map { stride: 1 })
+        }
+    }
+
+    fn fuse(&mut self, node: &Node, name: &str, operation: Fused) -> usize {
+        let layer = self.element_wise(node, name);
+        self.layers[layer].epilogue.push(operation);
+        layer
+    }
+
+    /// The later of the two summands' layers can add the earlier one's value.
+    fn add(&mut self, node: &Node) -> usize {
+        let (a, b) = (self.place(node.inputs[0]), self.place(node.inputs[1]));
+        let (early, late) = (a.min(b), a.max(b));
+        if early != late && self.layers[late].is_open() {
+            self.layers[late].epilogue.push(Fused::Add(early));
+            return late;
+        }
+        let layer = self.push(node, "add", LayerOp::Map { stride: 1 });
+        self.layers[layer].inputs.truncate(1);
+        self.layers[layer].epilogue.push(Fused::Add(b));
+        layer
+    }
+
+    fn pool(
+        &mut self,
+        node: &Node,
+        name: &str,
+        reduce: Reduce,
+        pool: &Pool2d,
+        pad_counts: bool,
+    ) -> usize {
+        let from = self.input_shape(node);
+        let sliding = |size, count, kernel, padding| {
+            Window::sliding(size, count, (kernel, pool.stride, padding), pad_counts)
+        };
+        let spec = PoolSpec {
+            reduce,
+            rows: sliding(
+                from.height,
+                node.shape.height,
+                pool.kernel.0,
+                pool.padding.0,
+            ),
+            columns: sliding(from.width, node.shape.width, pool.kernel.1, pool.padding.1),
+        };
+        self.push(node, name, LayerOp::Pool(spec))
+    }
+
+    /// Widens the layer before where that only selects pixels, else makes a new one.
+    fn pad_channels(&mut self, node: &Node) -> usize {
+        let place = self.place(node.inputs[0]);
+        let layer = &mut self.layers[place];
+        if layer.is_open() && layer.epilogue.is_empty() && matches!(layer.op, LayerOp::Map { .. }) {
+            layer.shape = node.shape;
+            return place;
+        }
+        self.push(node, "pad channels", LayerOp::Map { stride: 1 })
+    }
+}
+
+impl Layer {
+    fn is_open(&self) -> bool {
+        !self.closed && matches!(self.op, LayerOp::Conv { .. } | LayerOp::Map { .. })
+    }
+
+    /// Multiplies by `scale` and adds `shift`, in the weights where nothing but a bias comes between.
+    fn normalize(&mut self, scale: Vec<f64>, shift: Vec<f64>) {
+        let round = |values: Vec<f64>| values.into_iter().map(|v| v as f32).collect();
+        let foldable = matches!(self.epilogue.as_slice(), [] | [Fused::Bias(_)]);
+        let LayerOp::Conv { weights, .. } = &mut self.op else {
+            return self.epilogue.push(Fused::Affine {
+                scale: round(scale),
+                shift: round(shift),
+            });
+        };
+        if !foldable {
+            return self.epilogue.push(Fused::Affine {
+                scale: round(scale),
+                shift: round(shift),
+            });
+        }
+        let per_channel = weights.len() / scale.len().max(1);
+        for (row, &s) in weights.chunks_exact_mut(per_channel.max(1)).zip(&scale) {
+            row.iter_mut().for_each(|w| *w = (f64::from(*w) * s) as f32);
+        }
+        let bias = match self.epilogue.pop() {
+            Some(Fused::Bias(bias)) => {
+                let values = bias.iter().zip(&scale).zip(&shift);
+                values.map(|((&b, s), t)| f64::from(b) * s + t).collect()
+            }
+            _ => shift,
+        };
+        self.epilogue.push(Fused::Bias(round(bias)));
+    }
+
+    /// Every layer whose value it reads.
+    pub(super) fn reads(&self) -> impl Iterator<Item = usize> {
+        let added = self
+            .epilogue
+            .iter()
+            .filter_map(|operation| match operation {
+                Fused::Add(value) => Some(*value),
+                _ => None,
+            });
+        self.inputs.iter().copied().chain(added)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::Builder;
+    use crate::weights::Generator;
+
+    fn lowered(build: impl Fn(&mut Builder, NodeId)) -> Vec<Layer> {
+        let (mut builder, x) = Builder::new(Shape::new(4, 6, 6));
+        build(&mut builder, x);
+        let graph = builder.finish().expect("a graph");
+        let source = Generator::new(&graph, 3, [0.5, 0.9]);
+        let mut parameters = Parameters::load(&graph, &source).expect("generated weights");
+        lower(&graph, &mut parameters).expect("layers")
+    }
+
+    /// Operations of each layer, in words.
+    fn words(layers: &[Layer]) -> Vec<String> {
+        let word = |operation: &Fused| match operation {
+            Fused::Bias(_) => "bias".into(),
+            Fused::Affine { .. } => "affine".into(),
+            Fused::Add(value) => format!("add {value}"),
+            Fused::Scale(_) => "scale".into(),
+            Fused::Relu => "relu".into(),
+        };
+        let layer = |layer: &Layer| {
+            let list: Vec<String> = layer.epilogue.iter().map(word).collect();
+            format!("{}: {}", layer.name, list.join(", "))
+        };
+        layers.iter().map(layer).collect()
+    }
+
+    #[test]
+    fn a_block_becomes_one_layer_a_convolution() {
+        let layers = lowered(|b, x| {
+            let y = b.conv("conv1", x, 4, 3, 1);
+            let y = b.batch_norm("bn1", y);
+            let y = b.relu(y);
+            let y = b.conv("conv2", y, 4, 3, 1);
+            let y = b.batch_norm("bn2", y);
+            let y = b.add(y, x);
+            b.relu(y);
+        });
+        assert_eq!(
+            words(&layers),
+            ["input: ", "conv1: bias, relu", "conv2: bias, add 0, relu"]
+        );
+    }
+
+    #[test]
+    fn the_later_branch_adds_the_earlier() {
+        let layers = lowered(|b, x| {
+            let y = b.conv("main", x, 8, 3, 2);
+            let s = b.conv("short", x, 8, 1, 2);
+            let s = b.batch_norm("bn", s);
+            b.add(y, s);
+        });
+        assert_eq!(words(&layers), ["input: ", "main: ", "short: bias, add 1"]);
+    }
+
+    #[test]
+    fn a_value_with_two_readers_stays_whole() {
+        let layers = lowered(|b, x| {
+            let x = b.conv("conv", x, 4, 3, 1);
+            let a = b.batch_norm("bn", x);
+            let a = b.relu(a);
+            let y = b.conv("conv2", a, 4, 3, 1);
+            b.add(x, y);
+        });
+        assert_eq!(
+            words(&layers),
+            ["input: ", "conv: ", "bn: affine, relu", "conv2: add 1"]
+        );
+    }
+
+    #[test]
+    fn norm_after_relu_is_not_folded() {
+        let layers = lowered(|b, x| {
+            let x = b.conv("conv", x, 4, 3, 1);
+            let x = b.relu(x);
+            b.batch_norm("bn", x);
+        });
+        assert_eq!(words(&layers), ["input: ", "conv: relu, affine"]);
+    }
+
+    #[test]
+    fn shortcut_a_is_one_layer_and_a_value_can_be_added_to_itself() {
+        let layers = lowered(|b, x| {
+            let s = b.layer("", Op::Subsample { stride: 2 }, &[x]);
+            let s = b.layer("", Op::PadChannels { extra: 4 }, &[s]);
+            b.add(s, s);
+        });
+        assert_eq!(words(&layers), ["input: ", "subsample: ", "add: add 1"]);
+        assert_eq!(layers[1].shape, Shape::new(8, 3, 3));
+        assert_eq!(layers[2].inputs, [1]);
+    }
+
+    #[test]
+    fn flattening_one_pixel_is_nothing_but_keeps_its_readers_apart() {
+        let layers = lowered(|b, x| {
+            let x = b.global_avg_pool(x);
+            let x = b.flatten(x);
+            let y = b.linear("fc", x, 4);
+            b.add(x, y);
+        });
+        assert_eq!(
+            words(&layers),
+            ["input: ", "average pool: ", "fc: bias, add 1"]
+        );
+    }
+}

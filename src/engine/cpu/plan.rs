@@ -1,0 +1,230 @@
+//! The plan of one network on one instruction set: a layout and a buffer for each value, a prepared kernel for each
+//! layer. Weights are packed here and the originals dropped.
+
+use super::choose;
+use super::passes::{self, Fused, Layer, LayerOp};
+use crate::engine::EngineError;
+use crate::ir::Graph;
+use crate::kernels::{
+    Buffer, Conv, ConvParts, Epilogue, Layout, Map, Misfit, Operation, Pool, Token,
+};
+use crate::weights::Parameters;
+
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) steps: Vec<Step>,
+    /// Values of one image that each buffer must hold.
+    pub(super) buffers: Vec<usize>,
+}
+
+/// One layer, ready to run.
+#[derive(Debug)]
+pub(super) struct Step {
+    pub(super) kernel: Kernel,
+    pub(super) inputs: Vec<Place>,
+    /// What the epilogue adds, in order.
+    pub(super) added: Vec<Place>,
+    pub(super) output: Place,
+    pub(super) name: String,
+    /// Multiply-accumulates for one image.
+    pub(super) macs: usize,
+}
+
+/// Where a value lies.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) buffer: usize,
+    pub(super) layout: Layout,
+}
+
+#[derive(Debug)]
+pub(super) enum Kernel {
+    Image,
+    Conv(Conv),
+    Pool(Pool),
+    Map(Map),
+    Concat,
+    Flatten,
+}
+
+impl Plan {
+    /// # Errors
+    /// When a parameter is missing or the graph's shapes contradict each other.
+    pub(super) fn new(
+        graph: &Graph,
+        mut parameters: Parameters,
+        token: Token,
+    ) -> Result<Self, EngineError> {
+        let layers = passes::lower(graph, &mut parameters)?;
+        let layouts = layouts(&layers, token);
+        let (places, buffers) = place(&layers, &layouts);
+        let mut steps = Vec::with_capacity(layers.len());
+        for (layer, &output) in layers.into_iter().zip(&places) {
+            steps.push(step(layer, output, &places, token)?);
+        }
+        Ok(Self { steps, buffers })
+    }
+}
+
+impl Kernel {
+    /// What runs, for profiles.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Image => "layout",
+            Self::Conv(conv) => conv.algorithm().name(),
+            Self::Pool(_) => "pool",
+            Self::Map(_) => "element-wise",
+            Self::Concat => "concat",
+            Self::Flatten => "flatten",
+        }
+    }
+}
+
+/// The layout of each layer's value: blocks of the vector's width, bordered for its widest reader. An image of few
+/// channels keeps them together, so that a stem's window is one run of values and no lane is wasted on padding.
+fn layouts(layers: &[Layer], token: Token) -> Vec<Layout> {
+    let mut layouts: Vec<Layout> = layers
+        .iter()
+        .map(|layer| Layout {
+            channels: layer.shape.channels,
+            height: layer.shape.height,
+            width: layer.shape.width,
+            lanes: token.lanes(),
+            border: 0,
+        })
+        .collect();
+    let mut only_convs = vec![true; layers.len()];
+    for layer in layers {
+        for read in layer.reads() {
+            only_convs[read] &=
+                layer.inputs.contains(&read) && matches!(layer.op, LayerOp::Conv { .. });
+        }
+        if let LayerOp::Conv { spec, .. } = &layer.op {
+            for &input in &layer.inputs {
+                let border = &mut layouts[input].border;
+                *border = (*border).max(spec.padding.0).max(spec.padding.1);
+            }
+        }
+    }
+    for ((layer, layout), only_convs) in layers.iter().zip(&mut layouts).zip(only_convs) {
+        let narrow =
+            matches!(layer.op, LayerOp::Image) && only_convs && layout.channels < layout.lanes;
+        // the last value is read as planes, which any layout gives
+        if narrow {
+            layout.lanes = layout.channels;
+        }
+    }
+    layouts
+}
+
+/// Gives each value a buffer, reusing those whose values nobody reads any more; returns the buffers' sizes too.
+fn place(layers: &[Layer], layouts: &[Layout]) -> (Vec<Place>, Vec<usize>) {
+    let mut last_reader: Vec<usize> = (0..layers.len()).collect();
+    for (index, layer) in layers.iter().enumerate() {
+        for read in layer.reads() {
+            last_reader[read] = index;
+        }
+    }
+    let mut places = Vec::with_capacity(layers.len());
+    let mut buffers: Vec<usize> = Vec::new();
+    let mut free: Vec<usize> = Vec::new();
+    for (index, (layer, layout)) in layers.iter().zip(layouts).enumerate() {
+        let size = layout.image();
+        let fitting = free
+            .iter()
+            .enumerate()
+            .filter(|(_, b)| buffers[**b] >= size);
+        // the smallest that fits, or else the largest, which grows
+        let choice = fitting
+            .min_by_key(|(_, b)| buffers[**b])
+            .or_else(|| free.iter().enumerate().max_by_key(|(_, b)| buffers[**b]))
+            .map(|(at, _)| at);
+        let buffer = match choice {
+            Some(at) => free.swap_remove(at),
+            None => {
+                buffers.push(0);
+                buffers.len() - 1
+            }
+        };
+        buffers[buffer] = buffers[buffer].max(size);
+        places.push(Place {
+            buffer,
+            layout: *layout,
+        });
+        let mut dead: Vec<usize> = layer
+            .reads()
+            .filter(|&read| last_reader[read] == index)
+            .collect();
+        dead.sort_unstable();
+        dead.dedup();
+        free.extend(dead.into_iter().map(|read| places[read].buffer));
+    }
+    (places, buffers)
+}
+
+fn step(layer: Layer, output: Place, places: &[Place], token: Token) -> Result<Step, EngineError> {
+    let inputs: Vec<Place> = layer.inputs.iter().map(|&i| places[i]).collect();
+    let mut added = Vec::new();
+    let to = output.layout;
+    let operations = layer.epilogue.into_iter().map(|operation| {
+        let padded = |values: &[f32]| Buffer::padded(values, to.blocks() * to.lanes);
+        match operation {
+            Fused::Bias(bias) => Operation::Bias(padded(&bias)),
+            Fused::Affine { scale, shift } => Operation::Affine {
+                scale: padded(&scale),
+                shift: padded(&shift),
+            },
+            Fused::Add(value) => {
+                added.push(places[value]);
+                Operation::Add(places[value].layout)
+            }
+            Fused::Scale(factor) => Operation::Scale(factor),
+            Fused::Relu => Operation::Relu,
+        }
+    });
+    let epilogue = Epilogue::new(operations.collect());
+    let input = inputs.first().map(|place| place.layout);
+    let mut macs = 0;
+    let misfit = |error: Misfit| EngineError::Device(format!("layer {}: {error}", layer.name));
+    let kernel = match (layer.op, input) {
+        (LayerOp::Image, _) => Kernel::Image,
+        (LayerOp::Concat, _) => Kernel::Concat,
+        (LayerOp::Flatten, Some(_)) => Kernel::Flatten,
+        (LayerOp::Conv { spec, weights }, Some(input)) => {
+            macs = spec.macs_per_pixel() * to.height * to.width;
+            let parts = ConvParts {
+                token,
+                algorithm: choose::algorithm(token, &spec, &input),
+                spec,
+                input,
+                output: to,
+                weights: &weights,
+                epilogue,
+            };
+            Kernel::Conv(Conv::new(parts).map_err(misfit)?)
+        }
+        (LayerOp::Pool(spec), Some(input)) => {
+            Kernel::Pool(Pool::new(token, spec, input, to).map_err(misfit)?)
+        }
+        (LayerOp::Map { stride }, Some(input)) => {
+            Kernel::Map(Map::new(token, input, to, stride, epilogue).map_err(misfit)?)
+        }
+        (
+            LayerOp::Conv { .. } | LayerOp::Pool(_) | LayerOp::Map { .. } | LayerOp::Flatten,
+            None,
+        ) => {
+            return Err(EngineError::Device(format!(
+                "layer {} has no input",
+                layer.name
+            )));
+        }
+    };
+    Ok(Step {
+        kernel,
+        inputs,
+        added,
+        output,
+        name: layer.name,
+        macs,
+    })
+}

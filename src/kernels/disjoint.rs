@@ -1,0 +1,104 @@
+//! Writing one slice from several threads: each task is claimed once, and a task's region belongs to it alone.
+
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Threads that kernels run on.
+pub trait Threads: Sync {
+    /// Calls `job` on one or more threads at once and returns when every call has; a panic in `job` is passed on.
+    fn broadcast(&self, job: &(dyn Fn() + Sync));
+
+    /// How many threads a broadcast can reach.
+    fn count(&self) -> usize;
+}
+
+/// The calling thread alone.
+#[derive(Clone, Copy, Debug)]
+pub struct Serial;
+
+impl Threads for Serial {
+    fn broadcast(&self, job: &(dyn Fn() + Sync)) {
+        job();
+    }
+
+    fn count(&self) -> usize {
+        1
+    }
+}
+
+/// Runs `body` once for each task number below `tasks`; threads claim numbers in order.
+///
+/// That no number is claimed twice rests on the counter here and not on what `threads` does.
+pub(super) fn claim(threads: &dyn Threads, tasks: usize, body: impl Fn(usize) + Sync) {
+    if tasks <= 1 {
+        (0..tasks).for_each(body);
+        return;
+    }
+    let next = AtomicUsize::new(0);
+    threads.broadcast(&|| {
+        loop {
+            let task = next.fetch_add(1, Ordering::Relaxed);
+            if task >= tasks {
+                break;
+            }
+            body(task);
+        }
+    });
+}
+
+/// Runs `body` for every chunk of `len` values of `data`, on `threads`.
+pub(super) fn chunks(
+    threads: &dyn Threads,
+    data: &mut [f32],
+    len: usize,
+    body: impl Fn(usize, &mut [f32]) + Sync,
+) {
+    let count = data.len() / len.max(1);
+    let data = Disjoint::new(data);
+    claim(threads, count, |i| {
+        // SAFETY: chunk i lies within the data and is claimed once.
+        body(i, unsafe { data.region(i * len, len) });
+    });
+}
+
+/// An exclusively borrowed slice whose parts are handed to threads.
+pub(super) struct Disjoint<'a> {
+    start: *mut f32,
+    len: usize,
+    borrow: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: the only access is `region`, whose caller vouches that regions in use at one time do not overlap.
+unsafe impl Sync for Disjoint<'_> {}
+
+impl<'a> Disjoint<'a> {
+    pub(super) fn new(data: &'a mut [f32]) -> Self {
+        Self {
+            start: data.as_mut_ptr(),
+            len: data.len(),
+            borrow: PhantomData,
+        }
+    }
+
+    /// The first value; what is read or written through it is the caller's to vouch for.
+    pub(super) fn start(&self) -> *mut f32 {
+        self.start
+    }
+
+    /// The `len` values from `from` on.
+    ///
+    /// # Safety
+    /// No other region in use at the same time overlaps this one. The bounds are checked.
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "the caller vouches that regions do not overlap"
+    )]
+    pub(super) unsafe fn region(&self, from: usize, len: usize) -> &mut [f32] {
+        assert!(
+            from <= self.len && len <= self.len - from,
+            "a region outside its slice"
+        );
+        // SAFETY: within the borrowed slice by the assertion; exclusive by the caller's word.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(from), len) }
+    }
+}

@@ -1,0 +1,301 @@
+//! The vector operations kernels are written in, one implementation per token.
+//!
+//! A kernel is a value whose [`Kernel::run`] is generic over [`Simd`] and `#[inline(always)]`. [`Simd::vectorize`] runs
+//! it inside the one `#[target_feature]` function of the instruction set, so that everything inlines into code that has
+//! the feature (the shape of pulp's `WithSimd`).
+
+#[cfg(target_arch = "x86_64")]
+use super::isa::{Avx2, Avx512};
+use super::isa::{Portable, Token};
+
+/// f32 vectors of one instruction set.
+pub(super) trait Simd: Copy {
+    /// Values in a vector.
+    const LANES: usize;
+    /// Most output pixels of a convolution tile of two blocks that stay in registers.
+    const PIXELS: usize;
+
+    type Vector: Copy;
+
+    fn splat(self, value: f32) -> Self::Vector;
+
+    /// # Safety
+    /// `LANES` values can be read at `from`.
+    unsafe fn load(self, from: *const f32) -> Self::Vector;
+
+    /// # Safety
+    /// `LANES` values can be written at `to`.
+    unsafe fn store(self, to: *mut f32, value: Self::Vector);
+
+    /// `a * b + c`.
+    fn fma(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+
+    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+
+    fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+
+    fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+
+    /// The larger value; a NaN in `b` comes through.
+    fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+
+    /// Runs `kernel` in code compiled for this instruction set.
+    fn vectorize<K: Kernel>(self, kernel: K) -> K::Output;
+}
+
+/// Code that any instruction set can run.
+pub(super) trait Kernel {
+    type Output;
+
+    /// Implementations are `#[inline(always)]`: without it the code is compiled without the instruction set.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+impl Token {
+    /// Runs `kernel` with the operations of the instruction set that this token proves; what it does outside
+    /// [`Simd::vectorize`] is compiled without the instruction set.
+    pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self {
+            Self::Portable(simd) => kernel.run(simd),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(simd) => kernel.run(simd),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(simd) => kernel.run(simd),
+        }
+    }
+
+    /// Runs `kernel` in code compiled for the instruction set.
+    pub(super) fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
+        struct Inside<K>(K);
+
+        impl<K: Kernel> Kernel for Inside<K> {
+            type Output = K::Output;
+
+            #[inline(always)]
+            fn run<S: Simd>(self, simd: S) -> K::Output {
+                simd.vectorize(self.0)
+            }
+        }
+
+        self.run(Inside(kernel))
+    }
+
+    /// Values in a vector.
+    pub fn lanes(self) -> usize {
+        match self {
+            Self::Portable(_) => Portable::LANES,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(_) => Avx2::LANES,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => Avx512::LANES,
+        }
+    }
+}
+
+/// Eight values, a size that pairs of 128-bit registers hold well on SSE2 and NEON.
+#[derive(Clone, Copy)]
+#[repr(C, align(32))]
+pub(super) struct Eight([f32; 8]);
+
+impl Portable {
+    #[inline(always)]
+    fn zip(a: Eight, b: Eight, f: impl Fn(f32, f32) -> f32) -> Eight {
+        let mut out = a;
+        for i in 0..8 {
+            out.0[i] = f(a.0[i], b.0[i]);
+        }
+        out
+    }
+}
+
+impl Simd for Portable {
+    const LANES: usize = 8;
+    // 32 registers of 128 bits on aarch64, 16 on x86-64
+    const PIXELS: usize = if cfg!(target_arch = "aarch64") { 6 } else { 3 };
+
+    type Vector = Eight;
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> Eight {
+        Eight([value; 8])
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, from: *const f32) -> Eight {
+        // SAFETY: the caller vouches for eight readable values; arrays of f32 need f32's alignment only.
+        Eight(unsafe { from.cast::<[f32; 8]>().read() })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32, value: Eight) {
+        // SAFETY: the caller vouches for eight writable values; arrays of f32 need f32's alignment only.
+        unsafe { to.cast::<[f32; 8]>().write(value.0) }
+    }
+
+    #[inline(always)]
+    fn fma(self, a: Eight, b: Eight, c: Eight) -> Eight {
+        // f32::mul_add is fused by definition, and so a library call where the target has no such instruction
+        let fused = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
+        let mut out = c;
+        for i in 0..8 {
+            out.0[i] = if fused {
+                a.0[i].mul_add(b.0[i], c.0[i])
+            } else {
+                a.0[i] * b.0[i] + c.0[i]
+            };
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn add(self, a: Eight, b: Eight) -> Eight {
+        Self::zip(a, b, |a, b| a + b)
+    }
+
+    #[inline(always)]
+    fn sub(self, a: Eight, b: Eight) -> Eight {
+        Self::zip(a, b, |a, b| a - b)
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Eight, b: Eight) -> Eight {
+        Self::zip(a, b, |a, b| a * b)
+    }
+
+    #[inline(always)]
+    fn max(self, a: Eight, b: Eight) -> Eight {
+        Self::zip(a, b, |a, b| if a > b { a } else { b })
+    }
+
+    #[inline(always)]
+    fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
+        #[inline(never)]
+        fn inner<K: Kernel>(simd: Portable, kernel: K) -> K::Output {
+            kernel.run(simd)
+        }
+        inner(self, kernel)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::{
+        __m256, __m512, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_max_ps,
+        _mm256_mul_ps, _mm256_set1_ps, _mm256_storeu_ps, _mm256_sub_ps, _mm512_add_ps,
+        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_set1_ps,
+        _mm512_storeu_ps, _mm512_sub_ps,
+    };
+
+    use super::{Avx2, Avx512, Kernel, Simd};
+
+    /// The arithmetic of one token in terms of its intrinsics.
+    macro_rules! arithmetic {
+        ($vector:ty, $splat:ident, $load:ident, $store:ident, $fma:ident, $add:ident, $sub:ident, $mul:ident, $max:ident) => {
+            type Vector = $vector;
+
+            #[inline(always)]
+            fn splat(self, value: f32) -> $vector {
+                // SAFETY: the token proves the instruction set.
+                unsafe { $splat(value) }
+            }
+
+            #[inline(always)]
+            unsafe fn load(self, from: *const f32) -> $vector {
+                // SAFETY: the token proves the instruction set; the caller vouches for the memory.
+                unsafe { $load(from) }
+            }
+
+            #[inline(always)]
+            unsafe fn store(self, to: *mut f32, value: $vector) {
+                // SAFETY: the token proves the instruction set; the caller vouches for the memory.
+                unsafe { $store(to, value) }
+            }
+
+            #[inline(always)]
+            fn fma(self, a: $vector, b: $vector, c: $vector) -> $vector {
+                // SAFETY: the token proves the instruction set.
+                unsafe { $fma(a, b, c) }
+            }
+
+            #[inline(always)]
+            fn add(self, a: $vector, b: $vector) -> $vector {
+                // SAFETY: the token proves the instruction set.
+                unsafe { $add(a, b) }
+            }
+
+            #[inline(always)]
+            fn sub(self, a: $vector, b: $vector) -> $vector {
+                // SAFETY: the token proves the instruction set.
+                unsafe { $sub(a, b) }
+            }
+
+            #[inline(always)]
+            fn mul(self, a: $vector, b: $vector) -> $vector {
+                // SAFETY: the token proves the instruction set.
+                unsafe { $mul(a, b) }
+            }
+
+            #[inline(always)]
+            fn max(self, a: $vector, b: $vector) -> $vector {
+                // SAFETY: the token proves the instruction set.
+                unsafe { $max(a, b) }
+            }
+        };
+    }
+
+    impl Simd for Avx2 {
+        const LANES: usize = 8;
+        // 16 registers: 12 accumulators, two weights, one broadcast
+        const PIXELS: usize = 6;
+
+        arithmetic!(
+            __m256,
+            _mm256_set1_ps,
+            _mm256_loadu_ps,
+            _mm256_storeu_ps,
+            _mm256_fmadd_ps,
+            _mm256_add_ps,
+            _mm256_sub_ps,
+            _mm256_mul_ps,
+            _mm256_max_ps
+        );
+
+        #[inline(always)]
+        fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
+            #[target_feature(enable = "avx2,fma")]
+            fn inner<K: Kernel>(simd: Avx2, kernel: K) -> K::Output {
+                kernel.run(simd)
+            }
+            // SAFETY: the token proves AVX2 and FMA.
+            unsafe { inner(self, kernel) }
+        }
+    }
+
+    impl Simd for Avx512 {
+        const LANES: usize = 16;
+        // 32 registers: 28 accumulators, two weights, one broadcast
+        const PIXELS: usize = 14;
+
+        arithmetic!(
+            __m512,
+            _mm512_set1_ps,
+            _mm512_loadu_ps,
+            _mm512_storeu_ps,
+            _mm512_fmadd_ps,
+            _mm512_add_ps,
+            _mm512_sub_ps,
+            _mm512_mul_ps,
+            _mm512_max_ps
+        );
+
+        #[inline(always)]
+        fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
+            #[target_feature(enable = "avx512f")]
+            fn inner<K: Kernel>(simd: Avx512, kernel: K) -> K::Output {
+                kernel.run(simd)
+            }
+            // SAFETY: the token proves AVX-512F.
+            unsafe { inner(self, kernel) }
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Every kernel on every instruction set of this machine, against the reference.
+//!
+//! [`KERNELS`] is the table: a kernel that is listed runs on each token over its cases. Inputs and outputs end where a
+//! page without access begins, so that an overrun faults. Outputs start as NaN and are compared whole, borders and spare
+//! lanes included.
+
+mod cases;
+mod guarded;
+mod random;
+
+use super::*;
+use cases::ConvCase;
+use guarded::Guarded;
+
+/// Runs one kernel's cases on one instruction set; returns how many they were.
+type Run = fn(Token) -> usize;
+
+const KERNELS: &[(&str, Run)] = &[
+    ("conv direct", |token| {
+        cases::convs(token, Algorithm::Direct)
+    }),
+    ("conv winograd4", |token| {
+        cases::convs(token, Algorithm::Winograd4)
+    }),
+    ("conv winograd6", |token| {
+        cases::convs(token, Algorithm::Winograd6)
+    }),
+    ("map", cases::maps),
+    ("pool", cases::pools),
+    ("planes", cases::planes),
+    ("concat", cases::concats),
+];
+
+#[test]
+fn every_kernel_on_every_instruction_set() {
+    for (name, run) in KERNELS {
+        for token in Token::available() {
+            let count = run(token);
+            println!("{name} x {} x {count} cases", token.isa());
+            assert!(count > 5, "{name} on {} ran {count} cases", token.isa());
+        }
+    }
+}
+
+#[test]
+fn every_algorithm_is_in_the_table() {
+    for algorithm in Algorithm::ALL {
+        let name = format!("conv {}", algorithm.name());
+        assert!(KERNELS.iter().any(|(kernel, _)| *kernel == name), "{name}");
+    }
+}
+
+/// RESNETD_EXPECT_ISA names what a CI machine must have, so that a path that went untested is noticed.
+#[test]
+fn this_machine_has_what_it_is_expected_to() {
+    let Ok(expected) = std::env::var("RESNETD_EXPECT_ISA") else {
+        println!("widest here: {}", Token::detect(None).isa());
+        return;
+    };
+    let expected: Isa = expected.parse().expect("RESNETD_EXPECT_ISA");
+    assert!(Token::detect(None).isa() >= expected);
+}
+
+#[test]
+fn detection_respects_the_cap() {
+    assert_eq!(Token::detect(Some(Isa::Portable)).isa(), Isa::Portable);
+    for token in Token::available() {
+        assert_eq!(Token::detect(Some(token.isa())).isa(), token.isa());
+        assert_eq!(token.isa().name().parse(), Ok(token.isa()));
+    }
+    assert!(
+        "sse2"
+            .parse::<Isa>()
+            .expect_err("no kernels for it")
+            .contains("avx512")
+    );
+}
+
+#[test]
+fn threads_change_no_bit() {
+    for token in Token::available() {
+        let case = ConvCase {
+            batch: 3,
+            ..ConvCase::new((3, 3), 1, 1, (40, 70), (30, 29))
+        };
+        for algorithm in Algorithm::ALL {
+            let serial = case.run(token, algorithm, &Serial);
+            let threaded = case.run(token, algorithm, &Three);
+            assert_eq!(serial.1[..], threaded.1[..]);
+            // an image's bits do not depend on its batch
+            let (_, alone) = ConvCase { batch: 1, ..case }.run(token, algorithm, &Serial);
+            assert_eq!(alone[..], serial.1[..alone.len()]);
+        }
+    }
+}
+
+#[test]
+fn sizes_that_do_not_fit_are_refused() {
+    let token = Token::detect(None);
+    let case = ConvCase::new((3, 3), 1, 1, (4, 4), (8, 8));
+    let weights = vec![0.0; 4 * 4 * 9];
+    let parts = || ConvParts {
+        token,
+        algorithm: Algorithm::Direct,
+        spec: case.spec,
+        input: case.input(token),
+        output: case.output(token),
+        weights: &weights,
+        epilogue: Epilogue::default(),
+    };
+    assert!(Conv::new(parts()).is_ok());
+    let wrong: [fn(&mut ConvParts<'_>); 6] = [
+        |p| p.input.border = 0,
+        |p| p.output.height = 9,
+        |p| p.output.lanes = 3,
+        |p| p.spec.groups = 3,
+        |p| p.spec.stride = 0,
+        |p| p.weights = &p.weights[1..],
+    ];
+    for change in wrong {
+        let mut parts = parts();
+        change(&mut parts);
+        assert!(Conv::new(parts).is_err());
+    }
+    let short = Operation::Bias(Buffer::zeroed(3));
+    let epilogue = Epilogue::new(vec![short]);
+    assert!(
+        Conv::new(ConvParts {
+            epilogue,
+            ..parts()
+        })
+        .is_err()
+    );
+}
+
+#[test]
+#[should_panic(expected = "the input is too short")]
+fn a_short_input_panics_before_anything_is_read() {
+    let token = Token::detect(None);
+    let case = ConvCase::new((1, 1), 1, 1, (4, 4), (8, 8));
+    let conv = Conv::new(ConvParts {
+        token,
+        algorithm: Algorithm::Direct,
+        spec: case.spec,
+        input: case.input(token),
+        output: case.output(token),
+        weights: &[0.0; 16],
+        epilogue: Epilogue::default(),
+    });
+    let call = ConvCall {
+        batch: 2,
+        input: &vec![0.0; case.input(token).image()],
+        added: &[],
+    };
+    let mut output = vec![0.0; 2 * case.output(token).image()];
+    conv.expect("fits").run(&Serial, call, &mut output);
+}
+
+/// Three fresh threads a call.
+struct Three;
+
+impl Threads for Three {
+    fn broadcast(&self, job: &(dyn Fn() + Sync)) {
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(job);
+            }
+        });
+    }
+
+    fn count(&self) -> usize {
+        3
+    }
+}
+
+/// `n` values in `[-1, 1)`.
+fn values(seed: u64, n: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x1234_5678;
+    let mut next = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u32 << 23) as f32 - 1.0
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+/// Compares whole tensors; `scale` is the size of the values whose rounding counts.
+fn assert_close(found: &[f32], expected: &[f32], tolerance: f32, what: &dyn std::fmt::Debug) {
+    assert_eq!(found.len(), expected.len(), "{what:?}");
+    let scale = expected.iter().fold(1.0f32, |m, v| m.max(v.abs()));
+    for (i, (&a, &b)) in found.iter().zip(expected).enumerate() {
+        // written so that a NaN fails
+        assert!(
+            (a - b).abs() <= tolerance * scale,
+            "value {i}: {a}, expected {b}, in {what:?}"
+        );
+    }
+}
+
+/// Planes in a layout, in guarded memory.
+fn laid_out(layout: &Layout, batch: usize, planes: &[f32]) -> Guarded {
+    let mut memory = Guarded::new(batch * layout.image());
+    from_planes(&Serial, layout, batch, planes, &mut memory);
+    memory
+}

@@ -1,0 +1,410 @@
+//! The fused engine against candle: every registered architecture, and graphs of random operations.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use proptest::prelude::*;
+use resnetd::engine::{
+    DeviceChoice, Engine, EngineChoice, EngineOptions, FusedEngine, FusedOp, Isa, Token, select,
+};
+use resnetd::families::{self, Architecture};
+use resnetd::ir::{Builder, Graph, NodeId, Op, Pool2d, Shape};
+use resnetd::pool::Pool;
+use resnetd::weights::{Generator, Parameters};
+
+const SEED: u64 = 20151210;
+
+/// Relative distance in L2 that summing in another order may make in f32.
+const TOLERANCE: f64 = 1e-5;
+
+/// Batch-norm scales with which a network neither dies out nor blows up, so that a wrong layer shows.
+fn norm_weights(architecture: &Architecture) -> [f64; 2] {
+    match architecture.name {
+        name if name.starts_with("plain") => [0.9, 1.3],
+        "resnet110" | "resnet110_b" | "preact_resnet110" => [0.4, 0.7],
+        "resnet1202" | "resnet1202_b" => [0.2, 0.3],
+        "preact_resnet1001" => [0.3, 0.6],
+        _ => [0.5, 0.9],
+    }
+}
+
+fn parameters(graph: &Graph, norm_weights: [f64; 2]) -> Parameters {
+    Parameters::load(graph, &Generator::new(graph, SEED, norm_weights)).expect("generated weights")
+}
+
+fn candle(graph: &Arc<Graph>, parameters: Parameters) -> Box<dyn Engine> {
+    let options = EngineOptions {
+        device: DeviceChoice::Cpu,
+        engine: EngineChoice::Candle,
+        ..EngineOptions::default()
+    };
+    select(graph, parameters, &options).expect("the candle engine")
+}
+
+fn run(engine: &mut dyn Engine, graph: &Graph, batch: usize, input: &[f32]) -> Vec<f32> {
+    let mut logits = vec![f32::NAN; batch * graph.classes()];
+    engine
+        .forward(batch, input, &mut logits)
+        .expect("a forward pass");
+    logits
+}
+
+fn norm(values: impl Iterator<Item = f64>) -> f64 {
+    values.map(|v| v * v).sum::<f64>().sqrt()
+}
+
+/// |a - b| / |b|; NaN if a value is.
+fn apart(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    norm(a.iter().zip(b).map(|(&a, &b)| f64::from(a) - f64::from(b)))
+        / norm(b.iter().map(|&b| f64::from(b)))
+}
+
+#[test]
+fn every_architecture_gives_candles_logits() {
+    let threads = NonZeroUsize::new(2).expect("not zero");
+    let pool = Arc::new(Pool::new(threads).expect("threads"));
+    let mut count = 0;
+    for architecture in families::all() {
+        let name = architecture.name;
+        let side = if architecture.input_size == 224 {
+            64
+        } else {
+            architecture.input_size
+        };
+        let graph =
+            (architecture.build)(Shape::new(3, side, side), architecture.classes).expect(name);
+        let graph = Arc::new(graph);
+        let weights = norm_weights(architecture);
+        let input = Generator::input(SEED, 2, graph.input());
+        let expected = run(
+            &mut *candle(&graph, parameters(&graph, weights)),
+            &graph,
+            2,
+            &input,
+        );
+        assert!(expected.iter().all(|v| v.is_finite()), "{name}");
+        let (first, second) = expected.split_at(graph.classes());
+        let contrast = apart(first, second);
+        assert!(
+            contrast >= 1e-3,
+            "{name}: two images differ by {contrast:.1e} only"
+        );
+
+        let token = Token::detect(None);
+        let mut engine = FusedEngine::new(
+            &graph,
+            parameters(&graph, weights),
+            token,
+            Some(Arc::clone(&pool)),
+        )
+        .expect(name);
+        let found = run(&mut engine, &graph, 2, &input);
+        let error = apart(&found, &expected);
+        println!("{name}: {error:.1e}, two images {contrast:.1e} apart");
+        assert!(error <= TOLERANCE, "{name}: {error:.2e}");
+        assert_eq!(
+            run(&mut engine, &graph, 2, &input),
+            found,
+            "{name}: a second run"
+        );
+        let alone = run(&mut engine, &graph, 1, &input[..graph.input().elements()]);
+        let error = apart(&alone, &found[..graph.classes()]);
+        assert!(
+            error <= TOLERANCE,
+            "{name}: alone and in a batch {error:.2e}"
+        );
+        count += 1;
+    }
+    assert_eq!(count, families::all().count());
+}
+
+#[test]
+fn every_instruction_set_gives_candles_logits() {
+    for name in ["resnet20", "preact_resnet164", "resnext29_8x64d"] {
+        let architecture = families::find(name).expect(name);
+        let graph = Arc::new((architecture.build)(Shape::new(3, 17, 15), 10).expect(name));
+        let weights = norm_weights(architecture);
+        let input = Generator::input(SEED, 3, graph.input());
+        let expected = run(
+            &mut *candle(&graph, parameters(&graph, weights)),
+            &graph,
+            3,
+            &input,
+        );
+        for token in Token::available() {
+            let mut engine =
+                FusedEngine::new(&graph, parameters(&graph, weights), token, None).expect(name);
+            let error = apart(&run(&mut engine, &graph, 3, &input), &expected);
+            assert!(error <= TOLERANCE, "{name} on {}: {error:.2e}", token.isa());
+            assert_eq!(engine.info().isa, token.isa().name());
+        }
+    }
+}
+
+#[test]
+fn the_cpu_gets_the_fused_engine_and_its_cap() {
+    let graph = Arc::new(
+        families::find("resnet20")
+            .expect("registered")
+            .default_graph()
+            .expect("a graph"),
+    );
+    let mut options = EngineOptions {
+        device: DeviceChoice::Cpu,
+        max_isa: Some(Isa::Portable),
+        ..EngineOptions::default()
+    };
+    let info = |options: &EngineOptions| {
+        let engine = select(&graph, parameters(&graph, [0.5, 0.9]), options).expect("an engine");
+        engine.info().clone()
+    };
+    let fused = info(&options);
+    assert_eq!(
+        (fused.engine, fused.isa, fused.device.as_str()),
+        ("fused", "portable", "cpu")
+    );
+    options.engine = EngineChoice::Candle;
+    assert_eq!(info(&options).engine, "candle");
+}
+
+#[test]
+fn profiles_name_every_convolution() {
+    let graph = Arc::new(
+        families::find("resnet20")
+            .expect("registered")
+            .default_graph()
+            .expect("a graph"),
+    );
+    let mut engine = FusedEngine::new(
+        &graph,
+        parameters(&graph, [0.5, 0.9]),
+        Token::detect(None),
+        None,
+    )
+    .expect("an engine");
+    let input = Generator::input(SEED, 2, graph.input());
+    let mut logits = vec![f32::NAN; 20];
+    let layers = engine.profile(2, &input, &mut logits).expect("a profile");
+    assert_eq!(
+        layers.iter().map(|l| l.macs).sum::<u64>(),
+        2 * graph.counts().macs
+    );
+    assert!(
+        layers
+            .iter()
+            .any(|l| l.name == "conv1" && l.output == [16, 32, 32])
+    );
+    assert_eq!(logits, run(&mut engine, &graph, 2, &input));
+    let mut candle = candle(&graph, parameters(&graph, [0.5, 0.9]));
+    let error = candle
+        .profile(2, &input, &mut logits)
+        .expect_err("candle has no layers to time");
+    assert!(error.to_string().contains("--engine fused"), "{error}");
+}
+
+#[test]
+fn candle_tensors_in_and_out() {
+    let graph = Arc::new(
+        families::find("resnet20")
+            .expect("registered")
+            .default_graph()
+            .expect("a graph"),
+    );
+    let token = Token::detect(None);
+    let engine = || {
+        FusedEngine::new(&graph, parameters(&graph, [0.5, 0.9]), token, None).expect("an engine")
+    };
+    let input = Generator::input(SEED, 2, graph.input());
+    let expected = run(&mut engine(), &graph, 2, &input);
+    let op = FusedOp::new(engine(), &graph);
+    let images = Tensor::from_slice(&input, (2, 3, 32, 32), &Device::Cpu).expect("a tensor");
+    let logits = op.forward(&images).expect("logits");
+    assert_eq!(logits.to_vec2::<f32>().expect("f32").concat(), expected);
+    // a view that is not contiguous, and starts inside its storage
+    let swapped = images
+        .transpose(2, 3)
+        .and_then(|t| t.contiguous())
+        .and_then(|t| t.transpose(2, 3));
+    let second = swapped.and_then(|t| t.narrow(0, 1, 1)).expect("a view");
+    let logits = op.forward(&second).expect("logits");
+    assert_eq!(
+        logits.to_vec2::<f32>().expect("f32").concat(),
+        expected[10..]
+    );
+    let small = images.narrow(2, 0, 16).expect("half of it");
+    let error = op.forward(&small).expect_err("too small").to_string();
+    assert!(error.contains("3x16x32"), "{error}");
+}
+
+/// An operation to try on the last values of a growing graph.
+#[derive(Clone, Debug)]
+enum Try {
+    Conv {
+        out: usize,
+        kernel: (usize, usize),
+        stride: usize,
+        padding: (usize, usize),
+        groups: usize,
+        bias: bool,
+    },
+    Norm,
+    Relu,
+    Scale,
+    /// With the value so many places back.
+    Add(usize),
+    Concat(usize),
+    MaxPool(Pool2d),
+    AvgPool(Pool2d, bool),
+    Adaptive(usize, usize),
+    Subsample(usize),
+    PadChannels(usize),
+}
+
+fn any_window() -> impl Strategy<Value = Pool2d> {
+    (
+        1usize..4,
+        1usize..4,
+        1usize..4,
+        any::<bool>(),
+        any::<bool>(),
+    )
+        .prop_map(|(a, b, stride, pad, ceil)| Pool2d {
+            kernel: (a, b),
+            stride,
+            padding: if pad { (a / 2, b / 2) } else { (0, 0) },
+            ceil,
+        })
+}
+
+fn any_try() -> impl Strategy<Value = Try> {
+    let conv = (
+        1usize..40,
+        (1usize..4, 1usize..4),
+        1usize..3,
+        (0usize..2, 0usize..3),
+        1usize..5,
+        any::<bool>(),
+    );
+    prop_oneof![
+        4 => conv.prop_map(|(out, kernel, stride, padding, groups, bias)| Try::Conv {
+            out, kernel, stride, padding, groups, bias,
+        }),
+        3 => Just(Try::Norm),
+        3 => Just(Try::Relu),
+        1 => Just(Try::Scale),
+        3 => (0usize..5).prop_map(Try::Add),
+        2 => (0usize..5).prop_map(Try::Concat),
+        1 => any_window().prop_map(Try::MaxPool),
+        1 => (any_window(), any::<bool>()).prop_map(|(w, c)| Try::AvgPool(w, c)),
+        1 => (1usize..5, 1usize..5).prop_map(|(a, b)| Try::Adaptive(a, b)),
+        1 => (1usize..3).prop_map(Try::Subsample),
+        1 => (1usize..20).prop_map(Try::PadChannels),
+    ]
+}
+
+/// The operations that fit, in order, and a classifier on some of the graphs.
+fn grow(input: Shape, tries: &[Try], classify: bool) -> Graph {
+    let (mut b, x) = Builder::new(input);
+    let mut values: Vec<NodeId> = vec![x];
+    for (i, attempt) in tries.iter().enumerate() {
+        let x = values[values.len() - 1];
+        let shape = b.shape(x);
+        let back = |n: usize| values[values.len().saturating_sub(n + 1)];
+        let fits = |w: &Pool2d| w.kernel.0 <= shape.height && w.kernel.1 <= shape.width;
+        let (op, inputs) = match attempt.clone() {
+            Try::Conv {
+                out,
+                kernel,
+                stride,
+                padding,
+                groups,
+                bias,
+            } => {
+                let groups = if shape.channels % groups == 0 {
+                    groups
+                } else {
+                    1
+                };
+                let op = Op::Conv2d {
+                    in_channels: shape.channels,
+                    out_channels: out * groups,
+                    kernel: (kernel.0.min(shape.height), kernel.1.min(shape.width)),
+                    stride,
+                    padding,
+                    groups,
+                    bias,
+                };
+                (op, vec![x])
+            }
+            Try::Norm => {
+                let channels = shape.channels;
+                (
+                    Op::BatchNorm {
+                        channels,
+                        eps: 1e-5,
+                    },
+                    vec![x],
+                )
+            }
+            Try::Relu => (Op::Relu, vec![x]),
+            Try::Scale => (Op::Scale { factor: 0.5 }, vec![x]),
+            Try::Add(n) if b.shape(back(n)) == shape => (Op::Add, vec![x, back(n)]),
+            Try::Concat(n)
+                if b.shape(back(n)).height == shape.height
+                    && b.shape(back(n)).width == shape.width =>
+            {
+                (Op::Concat, vec![x, back(n)])
+            }
+            Try::MaxPool(w) if fits(&w) => (Op::MaxPool(w), vec![x]),
+            Try::AvgPool(window, count_include_pad) if fits(&window) => {
+                let op = Op::AvgPool {
+                    window,
+                    count_include_pad,
+                };
+                (op, vec![x])
+            }
+            Try::Adaptive(height, width) => (
+                Op::AdaptiveAvgPool {
+                    output: (height, width),
+                },
+                vec![x],
+            ),
+            Try::Subsample(stride) => (Op::Subsample { stride }, vec![x]),
+            Try::PadChannels(extra) => (Op::PadChannels { extra }, vec![x]),
+            _ => continue,
+        };
+        values.push(b.layer(&format!("layer{i}"), op, &inputs));
+    }
+    if classify {
+        let x = b.flatten(values[values.len() - 1]);
+        b.linear("fc", x, 7);
+    }
+    b.finish().expect("every operation was made to fit")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_graphs_give_candles_values(
+        tries in proptest::collection::vec(any_try(), 1..14),
+        channels in 1usize..20,
+        (height, width) in (3usize..14, 3usize..18),
+        classify in any::<bool>(),
+    ) {
+        let graph = Arc::new(grow(Shape::new(channels, height, width), &tries, classify));
+        let input = Generator::input(SEED, 2, graph.input());
+        let expected = run(&mut *candle(&graph, parameters(&graph, [0.5, 0.9])), &graph, 2, &input);
+        for token in Token::available() {
+            let mut engine =
+                FusedEngine::new(&graph, parameters(&graph, [0.5, 0.9]), token, None).expect("an engine");
+            let found = run(&mut engine, &graph, 2, &input);
+            let scale = expected.iter().fold(1e-3f32, |m, v| m.max(v.abs()));
+            for (i, (a, b)) in found.iter().zip(&expected).enumerate() {
+                prop_assert!((a - b).abs() <= 1e-5 * scale, "{}: value {i}: {a}, expected {b}", token.isa());
+            }
+        }
+    }
+}
