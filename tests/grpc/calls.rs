@@ -122,6 +122,13 @@ async fn every_refusal_has_its_status_and_code() {
         (Code::ResourceExhausted, "queue_full".into())
     );
     assert!(status.metadata().contains_key("grpc-retry-pushback-ms"));
+    server.classifier.load_model(colours("other").0).unwrap();
+    let named = ClassifyRequest {
+        model: "other".into(),
+        ..red()
+    };
+    let elsewhere = client.classify(named).await;
+    elsewhere.expect("the default's crowd is not the others'");
     server.engine.release();
     first.await.unwrap();
     second.await.unwrap();

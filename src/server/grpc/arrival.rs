@@ -14,10 +14,10 @@ use tracing::Instrument;
 
 use super::convert;
 use crate::server::Core;
-use crate::server::ask::{self, Clock, Room};
+use crate::server::ask::{self, Clock};
 use crate::server::guard::Guarded;
 use crate::server::record::{Record, request_id};
-use crate::service::{Code, Error};
+use crate::service::{Admission, Code, Error};
 use crate::telemetry::Protocol;
 
 const CLASSIFY: &str = "/resnetd.v1.Classifier/Classify";
@@ -37,7 +37,7 @@ pub(super) struct Arrival {
 /// What a unary call has before its message is read.
 pub(super) struct Unary {
     pub(super) record: Record,
-    room: Mutex<Option<Room>>,
+    room: Mutex<Option<Admission>>,
 }
 
 impl Arrival {
@@ -50,12 +50,12 @@ impl Arrival {
 }
 
 impl Unary {
-    fn lock(&self) -> MutexGuard<'_, Option<Room>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Admission>> {
         self.room.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes the room; a second time there is none.
-    pub(super) fn room(&self) -> Option<Room> {
+    pub(super) fn room(&self) -> Option<Admission> {
         self.lock().take()
     }
 }
