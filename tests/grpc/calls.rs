@@ -178,34 +178,40 @@ async fn a_message_that_stalls_gives_its_room_back() {
         ..config()
     })
     .await;
-    let (sender, chunks) = mpsc::channel::<Result<hyper::body::Frame<bytes::Bytes>, Status>>(1);
-    // the prefix of a message of 100 bytes
-    let prefix = bytes::Bytes::from_static(&[0, 0, 0, 0, 100]);
-    sender
-        .send(Ok(hyper::body::Frame::data(prefix)))
-        .await
-        .unwrap();
-    let body = tonic::body::Body::new(http_body_util::StreamBody::new(ReceiverStream::new(chunks)));
-    let call = http::Request::post(format!(
-        "http://{}/resnetd.v1.Classifier/Classify",
-        server.bound.grpc
-    ));
-    let call = call
-        .header("content-type", "application/grpc")
-        .body(body)
-        .unwrap();
-    let mut wire = wire(&server).await.0;
-    let response = tokio::time::timeout(PATIENCE, tower::Service::call(&mut wire, call))
-        .await
-        .unwrap()
-        .unwrap();
-    let status = Status::from_header_map(response.headers()).unwrap();
-    assert_eq!(
-        (status.code(), code(&status)),
-        (Code::DeadlineExceeded, "body_timeout".into())
-    );
+    let late = (Code::DeadlineExceeded, "body_timeout".to_owned());
+    // the prefix of a message of 100 bytes, or not even that
+    for (path, bytes) in [
+        ("/resnetd.v1.Classifier/Classify", PREFIX),
+        ("/resnetd.v1.Classifier/Classify", &[]),
+        ("/resnetd.v1.Classifier/ListModels", &[]),
+        ("/grpc.health.v1.Health/Check", &[]),
+    ] {
+        let (response, _open) = begun(&server, path, &[], bytes).await;
+        let status = Status::from_header_map(response.headers()).unwrap();
+        assert_eq!((status.code(), code(&status)), late, "{path}");
+    }
     assert_eq!(server.admitted(), 0);
-    drop(sender);
+    let path = "/resnetd.v1.Classifier/ClassifyStream";
+    let (response, _open) = begun(&server, path, &[], PREFIX).await;
+    assert_eq!(
+        (Code::DeadlineExceeded, "body_timeout".into()),
+        last(response).await
+    );
+}
+
+#[tokio::test]
+async fn a_stream_that_says_nothing_does_not_hold_its_connection() {
+    let server = TestServer::with(Config {
+        idle_timeout: Duration::from_millis(100),
+        ..config()
+    })
+    .await;
+    let path = "/resnetd.v1.Classifier/ClassifyStream";
+    let (response, _open) = begun(&server, path, &[], &[]).await;
+    assert_eq!(
+        (Code::Unavailable, "unavailable".into()),
+        last(response).await
+    );
 }
 
 #[tokio::test]
