@@ -215,6 +215,18 @@ async fn a_stream_that_says_nothing_does_not_hold_its_connection() {
 }
 
 #[tokio::test]
+async fn an_unknown_encoding_is_unimplemented() {
+    let server = TestServer::start().await;
+    let path = "/resnetd.v1.Classifier/Classify";
+    let headers = [("grpc-encoding", "gzip")];
+    let (response, _open) = begun(&server, path, &headers, &[1, 0, 0, 0, 0]).await;
+    let status = Status::from_header_map(response.headers()).unwrap();
+    assert_eq!(status.code(), Code::Unimplemented);
+    assert!(response.headers().contains_key("grpc-accept-encoding"));
+    assert_eq!(server.requests("grpc", "invalid_request"), 1.0);
+}
+
+#[tokio::test]
 async fn unknown_models_are_loading_or_listed() {
     let server = TestServer::loading(config()).await;
     let mut client = client(&server).await;

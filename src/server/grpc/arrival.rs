@@ -178,6 +178,13 @@ async fn unary(core: &Core, id: String, mut request: Request, next: Next) -> Res
     let error = match result {
         Ok(response) if record.is_none_or(Record::is_settled) => return response,
         Ok(response) => match response.extensions().get::<Status>() {
+            // an encoding that tonic does not know: its trailers say which it does
+            Some(status) if status.code() == tonic::Code::Unimplemented => {
+                if let Some(record) = record {
+                    record.failed(&convert::refused_by_tonic(status));
+                }
+                return response;
+            }
             Some(status) => convert::refused_by_tonic(status),
             None => return response,
         },
