@@ -227,6 +227,41 @@ async fn an_unknown_encoding_is_unimplemented() {
 }
 
 #[tokio::test]
+async fn the_messages_id_stands_in_the_log() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(move || writer.clone());
+    let _guard = tracing::subscriber::set_default(subscriber.finish());
+    let server = TestServer::start().await;
+    let mut client = client(&server).await;
+    for id in ["order-66", "two\nlines"] {
+        let asked = ClassifyRequest {
+            id: id.into(),
+            ..request(&[png(RED)])
+        };
+        assert_eq!(client.classify(asked).await.unwrap().into_inner().id, id);
+    }
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(text.contains("message_id=\"order-66\""), "{text}");
+    assert!(!text.contains("two"), "{text}");
+}
+
+#[derive(Clone, Default)]
+struct Log(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
 async fn unknown_models_are_loading_or_listed() {
     let server = TestServer::loading(config()).await;
     let mut client = client(&server).await;

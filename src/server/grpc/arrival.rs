@@ -77,7 +77,8 @@ pub(super) async fn layer(State(core): State<Arc<Core>>, request: Request, next:
     };
     let given = request.headers().get("x-request-id");
     let id = request_id(given.and_then(|id| id.to_str().ok()));
-    let span = tracing::info_span!("classify", protocol = "grpc", id);
+    let message_id = tracing::field::Empty;
+    let span = tracing::info_span!("classify", protocol = "grpc", id, message_id);
     async {
         if is_unary {
             unary(&core, id, request, next).await
