@@ -179,7 +179,7 @@ async fn deadlines_are_answered_with_504() {
         ("50", (504, "deadline_exceeded")),
         ("0", (400, "invalid_request")),
         ("soon", (400, "invalid_request")),
-        ("30001", (400, "invalid_request")),
+        ("-1", (400, "invalid_request")),
     ] {
         let request = classify(&server)
             .header("x-request-timeout-ms", ms)
@@ -195,8 +195,9 @@ async fn deadlines_are_answered_with_504() {
     let answer = common::exchange(server.bound.http, head.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
     server.engine.release();
+    // more than the server's limit is cut to it
     let request = classify(&server)
-        .header("x-request-timeout-ms", "30000")
+        .header("x-request-timeout-ms", "86400000")
         .body(png(RED));
     assert_eq!(send(request).await.0, 200);
     assert_eq!(server.requests("http", "deadline_exceeded"), 2.0);
