@@ -24,7 +24,7 @@ async fn every_refusal_has_its_status_and_code() {
         (
             "",
             b"{\"not\": \"an image\"}".to_vec(),
-            (422, "undecodable_image"),
+            (400, "invalid_request"),
         ),
     ];
     for (query, body, (status, code)) in cases {
@@ -66,7 +66,7 @@ async fn every_refusal_has_its_status_and_code() {
         200,
         "the server lives on"
     );
-    assert_eq!(server.requests("http", "undecodable_image"), 2.0);
+    assert_eq!(server.requests("http", "undecodable_image"), 1.0);
     assert_eq!(server.requests("http", "internal"), 1.0);
 }
 

@@ -45,7 +45,7 @@ async fn answer(core: &Core, request: Request, record: &Record) -> Result<Reply,
     let clock = Clock::start(wanted_timeout(&parts.headers)?, limit);
     let params = Params::of(&parts.uri)?;
     let form = Form::of(&parts.headers);
-    let room = ask::hold(core, params.model.as_deref(), form != Form::Raw, record)?;
+    let room = ask::hold(core, params.model.as_deref(), form != Form::Image, record)?;
     let max_images = core.config.max_images_per_request;
     let question = clock
         .within(body::read(form, params, parts, body, max_images))
