@@ -165,7 +165,12 @@ impl Models {
 }
 
 fn not_found(name: Option<&str>, table: &[ModelStatus]) -> Error {
-    let served: Vec<&str> = table.iter().map(|m| m.name.as_str()).collect();
+    let ready = |m: &&ModelStatus| matches!(m.state, ModelState::Ready(_));
+    let served: Vec<&str> = table
+        .iter()
+        .filter(ready)
+        .map(|m| m.name.as_str())
+        .collect();
     let served = if served.is_empty() {
         "none".to_owned()
     } else {
