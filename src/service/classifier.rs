@@ -24,7 +24,7 @@ use crate::telemetry::{Metrics, ModelInfo, ModelLabels, ModelMetrics, RejectReas
 
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// `--default-model`: who answers when a request names nobody; else the first model registered.
+    /// `--default-model`: who answers when a request names nobody; else the first model that has not failed.
     pub default_model: Option<String>,
     /// Where images are decoded and preprocessed.
     pub pool: Arc<Pool>,

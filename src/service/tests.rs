@@ -16,9 +16,9 @@ use crate::batching::fake::{Fake, PATIENCE, Random, Remote, eventually};
 use crate::batching::{self, Load};
 use crate::engine::Engine;
 use crate::families::Architecture;
-use crate::pool::Pool;
 use crate::imaging::{self, Interpolation, Preprocessing};
 use crate::ir::{Builder, DepthRule, Graph, Shape};
+use crate::pool::Pool;
 use crate::repository::{LoadedModel, Provenance};
 use crate::telemetry::Metrics;
 
