@@ -193,11 +193,14 @@ async fn a_pth_file_and_the_same_weights_as_safetensors_answer_alike() {
 #[tokio::test]
 async fn the_environment_sets_what_no_flag_sets() {
     let folder = tempfile::tempdir().unwrap();
-    weights::folder(&folder.path().join("net"), "plain20", "weights.safetensors");
+    for name in ["a-net", "net"] {
+        weights::folder(&folder.path().join(name), "plain20", "weights.safetensors");
+    }
     let mut command = resnetd();
     command.env("RESNETD_HTTP_ADDR", "127.0.0.1:0");
     command.env("RESNETD_MODEL_DIR", folder.path());
     command
+        .env("RESNETD_DEFAULT_MODEL", "net")
         .env("RESNETD_MAX_BATCH", "1")
         .env("RESNETD_MAX_IMAGES_PER_REQUEST", "2");
     command.args(["serve", "--max-images-per-request", "8"]);
@@ -210,8 +213,14 @@ async fn the_environment_sets_what_no_flag_sets() {
     );
     assert_eq!(classify(&process, 9, None).await.0, 400);
     let text = process.metrics().await;
-    assert_eq!(metric(&text, "resnetd_batch_size_count", &[]), 8.0);
-    assert_eq!(metric(&text, "resnetd_batch_size_sum", &[]), 8.0);
+    assert_eq!(
+        metric(&text, "resnetd_batch_size_count", &[("model", "net")]),
+        8.0
+    );
+    assert_eq!(
+        metric(&text, "resnetd_batch_size_sum", &[("model", "net")]),
+        8.0
+    );
 
     let mut command = resnetd();
     command

@@ -171,7 +171,6 @@ async fn json_carries_base64_and_one_bad_image_fails_alone() {
 #[tokio::test]
 async fn a_body_may_name_a_model_where_the_default_cannot_answer() {
     let server = TestServer::loading(config()).await;
-    server.classifier.mark_failed("m", "no weights");
     server.classifier.load_model(colours("other").0).unwrap();
     let image = || json!([b64(&png(RED))]);
     let (status, body) =
