@@ -1,15 +1,14 @@
-"""Trains the CIFAR-10 residual networks that are shipped in this folder.
+"""Trains CIFAR-10 residual networks on the CPU: those of He et al. 2015, "Deep
+Residual Learning for Image Recognition", section 4.2, with shortcuts of type A.
 
-They are those of He et al. 2015, "Deep Residual Learning for Image Recognition",
-section 4.2, with parameter-free shortcuts ("option A"). All runs on the CPU.
-
-The shipped models were made with exactly these commands, DIR being the folder
-of the data and SCRATCH a folder for the decoded images and the checkpoint:
+resnet20-cifar10 was made with exactly these commands, DIR being the folder of the
+data and SCRATCH a folder for the decoded images and the checkpoint; the first was
+stopped after epoch 24, and the second went on from there with a shorter schedule:
 
     python models/train_cifar10.py --data DIR --scratch SCRATCH --architecture resnet20 \\
         --epochs 50 --seed 1 --threads 1 --compile --out models/resnet20-cifar10
-    python models/train_cifar10.py --data DIR --scratch SCRATCH --architecture resnet56 \\
-        --epochs 30 --seed 1 --threads 1 --compile --out models/resnet56-cifar10
+    python models/train_cifar10.py --data DIR --scratch SCRATCH --architecture resnet20 \\
+        --epochs 42 --seed 1 --threads 1 --compile --resume --out models/resnet20-cifar10
 
 DIR holds train.tar and test.tar with members SPLIT/CLASS/NNNN.jpg; the order of
 the labels is the alphabetical one of the classes. The test split is read only to

@@ -212,6 +212,33 @@ async fn what_is_not_done_within_the_drain_timeout_is_cut_off() {
 }
 
 #[tokio::test]
+async fn only_classifications_hold_up_the_end() {
+    let server = TestServer::with(Config {
+        header_timeout: LONG,
+        idle_timeout: LONG,
+        drain_delay: Duration::ZERO,
+        drain_timeout: LONG,
+        ..config()
+    })
+    .await;
+    let grpc = async || TcpStream::connect(server.bound.grpc).await.unwrap();
+    let silent = grpc().await;
+    let mut half = connect(&server).await;
+    half.write_all(b"GET /livez HTTP/1.1\r\nhost:")
+        .await
+        .unwrap();
+    // says hello with empty settings, and never answers a ping
+    let mut deaf = grpc().await;
+    let hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    deaf.write_all(hello).await.unwrap();
+    let mut settings = [0];
+    deaf.read_exact(&mut settings).await.unwrap();
+    server.stop.drain();
+    assert_eq!(server.ended().await.cut, 0);
+    drop((silent, half, deaf));
+}
+
+#[tokio::test]
 async fn sigterm_drains_and_a_second_one_ends() {
     let stop = Stop::on_signals().unwrap();
     let server = TestServer::stopped_by(

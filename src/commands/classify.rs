@@ -1,11 +1,11 @@
 //! `resnetd classify`: files in, predictions out.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Result, bail};
 use futures_util::StreamExt;
-use serde_json::json;
+use serde::Serialize;
 
 use super::local::{IN_FLIGHT, Local, runtime};
 use crate::config::ClassifyArgs;
@@ -22,7 +22,7 @@ pub(super) fn run(args: &ClassifyArgs, out: &mut dyn Write) -> Result<()> {
             failed += usize::from(answer.is_err());
             print(out, file, &answer, args.json)?;
         }
-        io::Result::Ok(failed)
+        Result::<_>::Ok(failed)
     })?;
     if failed > 0 {
         bail!(
@@ -33,37 +33,70 @@ pub(super) fn run(args: &ClassifyArgs, out: &mut dyn Write) -> Result<()> {
     Ok(())
 }
 
+/// One line of `--json`.
+#[derive(Serialize)]
+struct Line<'a> {
+    file: String,
+    #[serde(flatten)]
+    answer: Answer<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Answer<'a> {
+    Good { predictions: Vec<Class<'a>> },
+    Bad { error: &'a str, code: &'static str },
+}
+
+#[derive(Serialize)]
+struct Class<'a> {
+    class: usize,
+    label: &'a str,
+    probability: f32,
+}
+
+impl<'a> From<&'a Result<Vec<Prediction>, Error>> for Answer<'a> {
+    fn from(answer: &'a Result<Vec<Prediction>, Error>) -> Self {
+        let class = |p: &'a Prediction| Class {
+            class: p.class,
+            label: &p.label,
+            probability: p.probability,
+        };
+        match answer {
+            Ok(predictions) => Self::Good {
+                predictions: predictions.iter().map(class).collect(),
+            },
+            Err(error) => Self::Bad {
+                error: &error.message,
+                code: error.code.as_str(),
+            },
+        }
+    }
+}
+
 fn print(
     out: &mut dyn Write,
     file: &Path,
     answer: &Result<Vec<Prediction>, Error>,
     json: bool,
-) -> io::Result<()> {
-    let file = file.display().to_string();
-    match answer {
-        Ok(predictions) if json => {
-            let list: Vec<_> = predictions
-                .iter()
-                .map(
-                    |p| json!({ "class": p.class, "label": p.label, "probability": p.probability }),
-                )
-                .collect();
-            writeln!(out, "{}", json!({ "file": file, "predictions": list }))
-        }
-        Err(error) if json => {
-            let (error, code) = (&error.message, error.code.as_str());
-            writeln!(
-                out,
-                "{}",
-                json!({ "file": file, "error": error, "code": code })
-            )
-        }
-        Ok(predictions) => {
-            writeln!(out, "{file}")?;
-            predictions
-                .iter()
-                .try_for_each(|p| writeln!(out, "  {:>6.2} %  {}", p.probability * 100.0, p.label))
-        }
-        Err(error) => writeln!(out, "{file}\n  {error}"),
+) -> Result<()> {
+    let name = file.display().to_string();
+    if json {
+        let line = Line {
+            file: name,
+            answer: answer.into(),
+        };
+        writeln!(out, "{}", serde_json::to_string(&line)?)?;
+        return Ok(());
     }
+    writeln!(out, "{name}")?;
+    match answer {
+        Ok(predictions) => {
+            for p in predictions {
+                writeln!(out, "  {:>6.2} %  {}", p.probability * 100.0, p.label)?;
+            }
+        }
+        Err(error) => writeln!(out, "  {error}")?,
+    }
+    Ok(())
 }

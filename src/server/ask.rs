@@ -1,13 +1,14 @@
 //! One question to the service, whichever protocol it came by: the room taken before the body is read, and the checks
 //! that both protocols make once they have read it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::Core;
 use super::record::Record;
-use crate::service::{Admission, Code, Error, ModelState, Reply, Request};
+use crate::service::{Admission, Code, Error, ModelState, Reply, Request, ServedModel};
 
 /// Classes reported where the caller does not say.
 pub(super) const DEFAULT_TOP_K: usize = 5;
@@ -56,61 +57,46 @@ impl Clock {
     }
 }
 
-/// Room for a request whose body has not been read.
-pub(super) struct Room {
-    admission: Admission,
-    /// Held at a model that the request did not ask for, because the body may name one that can answer.
-    elsewhere: bool,
-}
-
 /// Takes room for one image before the body is read, so that a crowd is turned away at the price of its headers.
 ///
 /// `model` is what the request names outside its body. Where only the body can name the model (`in_body`) and the
-/// default cannot answer, room is held at any model that can.
+/// default has no room, it is held at any model that has: the body may name that one.
 pub(super) fn hold(
     core: &Core,
     model: Option<&str>,
     in_body: bool,
     record: &Record,
-) -> Result<Room, Error> {
-    let refused = match core.classify.admit(model, 1) {
-        Ok(admission) => {
-            record.model(Some(&admission.model));
-            return Ok(Room {
-                admission,
-                elsewhere: false,
-            });
-        }
+) -> Result<Admission, Error> {
+    let wanted = core.classify.find(model);
+    record.model(wanted.as_ref().ok());
+    let refused = match wanted.and_then(|model| Admission::new(model, 1)) {
+        Ok(admission) => return Ok(admission),
         Err(error) => error,
     };
-    let default_is_away = matches!(refused.code, Code::Unavailable | Code::ModelNotFound);
-    if !(in_body && model.is_none() && default_is_away) {
+    if !in_body || model.is_some() {
         return Err(refused);
     }
-    let ready = core
-        .classify
-        .models()
-        .into_iter()
-        .find(|known| matches!(known.state, ModelState::Ready(_)))
-        .ok_or(refused)?;
-    Ok(Room {
-        admission: core.classify.admit(Some(&ready.name), 1)?,
-        elsewhere: true,
-    })
+    let mut known = core.classify.models().into_iter();
+    let elsewhere = known.find_map(|known| match known.state {
+        ModelState::Ready(model) => Admission::new(model, 1).ok(),
+        _ => None,
+    });
+    elsewhere.ok_or(refused)
 }
 
-/// Checks the request, settles its room and asks the service.
+/// Checks the request, settles its room and asks the service. `held` is what [`hold`] took for it.
 pub(super) async fn ask(
     core: &Core,
-    room: Option<Room>,
+    held: Option<Admission>,
     clock: Clock,
     ask: Ask,
     record: &Record,
 ) -> Result<Reply, Error> {
+    let model = core.classify.find(ask.model.as_deref());
+    record.model(model.as_ref().ok());
+    record.images(ask.images.len());
     let top_k = check(&ask, core.config.max_images_per_request)?;
-    record.model(None);
-    let admission = settle(core, room, ask.model.as_deref(), ask.images.len())?;
-    record.model(Some(&admission.model));
+    let admission = settle(held, model?, ask.images.len())?;
 
     let mut spoiled = Vec::new();
     let mut images = Vec::with_capacity(ask.images.len());
@@ -170,20 +156,15 @@ fn check(ask: &Ask, max_images: usize) -> Result<usize, Error> {
 
 /// Room for all images at the model asked for: what was held if it is there, else taken anew.
 fn settle(
-    core: &Core,
-    room: Option<Room>,
-    model: Option<&str>,
+    held: Option<Admission>,
+    model: Arc<ServedModel>,
     images: usize,
 ) -> Result<Admission, Error> {
-    let held = room.filter(|room| match model {
-        Some(name) => room.admission.model.name == name,
-        None => !room.elsewhere,
-    });
-    match held {
-        Some(Room { mut admission, .. }) => {
+    match held.filter(|held| Arc::ptr_eq(&held.model, &model)) {
+        Some(mut admission) => {
             admission.resize(images)?;
             Ok(admission)
         }
-        None => core.classify.admit(model, images),
+        None => Admission::new(model, images),
     }
 }

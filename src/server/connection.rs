@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -16,10 +17,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use super::Core;
 use super::io::{Activity, Limits, Tracked, Watched};
+use crate::service::{Code, Error};
 use crate::telemetry::Protocol;
 
 /// A header larger than this is refused by hyper (431); the default of 400 KiB would let a thousand connections hold
@@ -28,11 +31,17 @@ const READ_BUFFER: usize = 64 << 10;
 /// A gRPC peer that does not answer a ping within the second is gone, though its host never said so.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// What an idle connection has to say goodbye (HTTP/2 answers a ping first).
+/// What a connection told to go has to say goodbye once nothing is in flight (HTTP/2 answers a ping first).
 const GOODBYE: Duration = Duration::from_secs(2);
+
+/// Cancelled when a request's connection takes no more requests: it is idle or old, or the server closes. In a request's
+/// extensions.
+#[derive(Clone)]
+pub(super) struct Going(pub(super) CancellationToken);
 
 /// Everything that connections of one protocol share.
 pub(super) struct Acceptor {
+    protocol: Protocol,
     builder: Builder<TokioExecutor>,
     router: axum::Router,
     limits: Limits,
@@ -65,6 +74,7 @@ impl Acceptor {
             Protocol::Grpc => (None, config.max_connection_age),
         };
         Self {
+            protocol,
             builder,
             router,
             limits: Limits {
@@ -81,8 +91,10 @@ impl Acceptor {
         // answers are small and waited for; without it a failure costs only latency
         let _ = stream.set_nodelay(true);
         let activity = Arc::new(Activity::new(self.limits));
-        let service = service_fn(|request: axum::http::Request<Incoming>| {
-            let in_flight = activity.begin();
+        let going = self.core.closing.child_token();
+        let service = service_fn(|mut request: axum::http::Request<Incoming>| {
+            let in_flight = activity.begin(classifies(request.uri().path()));
+            request.extensions_mut().insert(Going(going.clone()));
             let response = self.router.clone().call(request);
             async move {
                 let response = response.await?;
@@ -92,9 +104,12 @@ impl Acceptor {
         let io = TokioIo::new(Watched::new(stream, Arc::clone(&activity)));
         let mut connection = pin!(self.builder.serve_connection(io, service));
         let old = self.max_age.map(|age| Instant::now() + age);
-        let mut last = None;
+        let mut left = None;
         loop {
-            let wake = last.or_else(|| earlier(activity.expires(), old));
+            let wake = match left {
+                Some(left) => Some(self.end(left, &activity)),
+                None => earlier(activity.expires(), old),
+            };
             tokio::select! {
                 result = connection.as_mut() => {
                     if let Err(error) = result {
@@ -102,32 +117,59 @@ impl Acceptor {
                     }
                     return;
                 }
-                () = self.core.cut.cancelled() => return,
-                () = self.core.closing.cancelled(), if last.is_none() => {
-                    connection.as_mut().graceful_shutdown();
-                    // `cut` comes before this ends
-                    last = Some(Instant::now() + self.core.config.drain_timeout + GOODBYE);
+                () = self.core.cut.cancelled() => {
+                    if activity.classifies() {
+                        self.core.lost.fetch_add(1, Ordering::Relaxed);
+                    }
+                    return;
                 }
-                () = activity.changed(), if last.is_none() => {}
+                () = going.cancelled(), if left.is_none() => {
+                    connection.as_mut().graceful_shutdown();
+                    left = Some(Instant::now());
+                }
+                () = activity.changed() => {}
                 () = at(wake) => {
-                    if last.is_some() {
+                    let now = Instant::now();
+                    let expired = match left {
+                        Some(left) => self.end(left, &activity) <= now,
+                        None => activity.expires().is_some_and(|at| at <= now),
+                    };
+                    // HTTP/1 has no goodbye
+                    if expired && (left.is_some() || self.protocol == Protocol::Http) {
                         return;
                     }
-                    let now = Instant::now();
-                    if activity.expires().is_some_and(|at| at <= now) {
-                        if self.limits.header.is_some() {
-                            return; // HTTP/1 has no goodbye
-                        }
-                        connection.as_mut().graceful_shutdown();
-                        last = Some(now + GOODBYE);
-                    } else if old.is_some_and(|at| at <= now) {
-                        connection.as_mut().graceful_shutdown();
-                        last = Some(now + self.core.config.drain_timeout);
+                    if expired || old.is_some_and(|at| at <= now) {
+                        going.cancel();
                     }
                 }
             }
         }
     }
+
+    /// When a connection that was told to go is closed: what is in flight may finish, what rests may say goodbye, and a
+    /// header that has begun is still timed.
+    fn end(&self, left: Instant, activity: &Activity) -> Instant {
+        // while the server closes, `cut` comes before this
+        let last = left + self.core.config.drain_timeout + GOODBYE;
+        let goodbye = activity
+            .resting_since()
+            .map(|since| since.max(left) + GOODBYE);
+        let soonest = earlier(activity.expires(), goodbye);
+        soonest.map_or(last, |soonest| soonest.min(last))
+    }
+}
+
+/// Whether requests for this path are the ones that must not be lost; the others are small, or end with the connection.
+fn classifies(path: &str) -> bool {
+    path == "/classify" || path.starts_with("/resnetd.v1.Classifier/Classify")
+}
+
+/// What a call that outlives its connection is told.
+pub(super) fn closing() -> Error {
+    Error::new(
+        Code::Unavailable,
+        "the server is closing the connection; send what was not answered on another",
+    )
 }
 
 fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {

@@ -26,7 +26,7 @@ const LINGER: Duration = Duration::from_secs(5);
 const LINGER_LEAST: usize = 1 << 20;
 
 /// Compression flag and length before a gRPC message.
-const GRPC_PREFIX: usize = 5;
+pub(super) const GRPC_PREFIX: usize = 5;
 
 /// Where the guard ends the body, it ends with a service error: [`cause`] finds it below whatever wraps it.
 pub(super) struct Guarded {

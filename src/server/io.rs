@@ -33,6 +33,8 @@ pub(super) struct Activity {
 #[derive(Clone, Copy)]
 struct State {
     in_flight: usize,
+    /// Those in flight that classify.
+    classifying: usize,
     /// When the present phase began: waiting for a request, or reading its header.
     since: Instant,
     in_header: bool,
@@ -45,6 +47,7 @@ impl Activity {
             limits,
             state: Mutex::new(State {
                 in_flight: 0,
+                classifying: 0,
                 since: Instant::now(),
                 in_header: limits.header.is_some(),
             }),
@@ -53,9 +56,25 @@ impl Activity {
     }
 
     /// A request's header has been read; the request lasts until the guard is dropped.
-    pub(super) fn begin(self: &Arc<Self>) -> InFlight {
-        self.lock().in_flight += 1;
-        InFlight(Arc::clone(self))
+    pub(super) fn begin(self: &Arc<Self>, classifies: bool) -> InFlight {
+        let mut state = self.lock();
+        state.in_flight += 1;
+        state.classifying += usize::from(classifies);
+        InFlight {
+            activity: Arc::clone(self),
+            classifies,
+        }
+    }
+
+    /// Whether a classification is in flight.
+    pub(super) fn classifies(&self) -> bool {
+        self.lock().classifying > 0
+    }
+
+    /// Since when nothing has been in flight and no header has begun; `None` while something is in flight.
+    pub(super) fn resting_since(&self) -> Option<Instant> {
+        let state = *self.lock();
+        (state.in_flight == 0).then_some(state.since)
     }
 
     /// When the connection has been without a request for too long; `None` while it has one.
@@ -86,9 +105,10 @@ impl Activity {
         }
     }
 
-    fn end(&self) {
+    fn end(&self, classifies: bool) {
         let mut state = self.lock();
         state.in_flight = state.in_flight.saturating_sub(1);
+        state.classifying = state.classifying.saturating_sub(usize::from(classifies));
         if state.in_flight == 0 {
             state.in_header = false;
             state.since = Instant::now();
@@ -103,11 +123,14 @@ impl Activity {
 }
 
 /// A request in flight.
-pub(super) struct InFlight(Arc<Activity>);
+pub(super) struct InFlight {
+    activity: Arc<Activity>,
+    classifies: bool,
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.end();
+        self.activity.end(self.classifies);
     }
 }
 

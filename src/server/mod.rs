@@ -20,9 +20,11 @@ mod status;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -30,6 +32,9 @@ use crate::service::Classify;
 use crate::telemetry::{Metrics, Protocol};
 
 pub use shutdown::{Ended, Stop};
+
+/// Messages of gRPC streams, of `max_body_bytes` each, whose parts may be held at once; more wait for their turn.
+const STREAMED: usize = 16;
 
 /// What the listeners accept and how long they wait.
 #[derive(Clone, Debug)]
@@ -46,16 +51,16 @@ pub struct Config {
     pub request_timeout: Duration,
     /// `--header-timeout`: from the first byte of an HTTP request (or the connection) to the end of its header.
     pub header_timeout: Duration,
-    /// `--body-timeout`: between two pieces of an HTTP body or of a unary gRPC message.
+    /// `--body-timeout`: between two pieces of an HTTP body or of a gRPC message.
     pub body_timeout: Duration,
-    /// `--idle-timeout`: a connection without a request is closed after it.
+    /// `--idle-timeout`: a connection without a request is closed after it, a stream without a message ended.
     pub idle_timeout: Duration,
     /// `--max-connections`, of each protocol; more wait in the system's backlog until one leaves.
     pub max_connections: usize,
     /// `--max-concurrent-streams`: requests at once on one gRPC connection.
     pub max_concurrent_streams: u32,
     /// `--max-connection-age`: gRPC connections older than this are told to reconnect (GOAWAY), which lets a balancer
-    /// spread them anew. Their requests have `drain_timeout` to finish.
+    /// spread them anew. Their requests have `drain_timeout` to finish; their streams are read no further.
     pub max_connection_age: Option<Duration>,
     /// `--drain-delay`: how long requests are still taken after readiness has turned.
     pub drain_delay: Duration,
@@ -125,6 +130,10 @@ struct Core {
     closing: CancellationToken,
     /// Cancelled when what is left is cut off.
     cut: CancellationToken,
+    /// Connections cut off with a classification in flight.
+    lost: AtomicUsize,
+    /// Room for parts of messages of streams, in [`grpc::UNIT`] bytes.
+    streamed: Arc<Semaphore>,
 }
 
 impl Server {
@@ -161,6 +170,8 @@ impl Server {
         metrics: Arc<Metrics>,
         stop: Stop,
     ) -> Result<Ended, ServeError> {
+        let message = self.config.max_body_bytes.div_ceil(grpc::UNIT);
+        let streamed = message.saturating_mul(STREAMED).min(Semaphore::MAX_PERMITS);
         let core = Arc::new(Core {
             classify,
             metrics,
@@ -168,6 +179,8 @@ impl Server {
             draining: CancellationToken::new(),
             closing: CancellationToken::new(),
             cut: CancellationToken::new(),
+            lost: AtomicUsize::new(0),
+            streamed: Arc::new(Semaphore::new(streamed)),
         });
         let tasks = TaskTracker::new();
         let http = http::router(&core);

@@ -36,6 +36,8 @@ pub(super) struct Record {
 #[derive(Default)]
 struct Known {
     model: Option<Arc<ServedModel>>,
+    /// Images it turned out to have.
+    images: Option<usize>,
     outcome: Option<Result<(), Code>>,
     /// The service has the images and counts those it turns away.
     submitted: bool,
@@ -54,6 +56,11 @@ impl Record {
     /// Which model the request is for, as far as is known.
     pub(super) fn model(&self, model: Option<&Arc<ServedModel>>) {
         self.known().model = model.cloned();
+    }
+
+    /// How many images the request has.
+    pub(super) fn images(&self, images: usize) {
+        self.known().images = Some(images);
     }
 
     /// The service has the request's images from here on.
@@ -98,7 +105,8 @@ impl Drop for Record {
         if let (Err(code), false) = (outcome, known.submitted)
             && let Some(reason) = turned_away(code)
         {
-            self.metrics.rejected(series, reason, 1);
+            let images = known.images.unwrap_or(1).max(1);
+            self.metrics.rejected(series, reason, images as u64);
         }
         tracing::info!(
             code,
@@ -112,6 +120,7 @@ impl Drop for Record {
 /// Why a request was turned away before the service had its images.
 fn turned_away(code: Code) -> Option<RejectReason> {
     match code {
+        Code::QueueFull => Some(RejectReason::QueueFull),
         Code::BodyTooLarge => Some(RejectReason::TooLarge),
         Code::DeadlineExceeded | Code::BodyTimeout => Some(RejectReason::Deadline),
         Code::Cancelled => Some(RejectReason::Cancelled),

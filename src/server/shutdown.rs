@@ -1,5 +1,6 @@
 //! Stopping: readiness turns, requests are still taken for a while, then those taken are finished.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,7 +20,7 @@ pub struct Stop {
 /// How serving ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {
-    /// Connections cut off because their requests were not done within the drain timeout.
+    /// Connections cut off with a classification in flight that was not done within the drain timeout.
     pub cut: usize,
 }
 
@@ -73,12 +74,12 @@ pub(super) async fn run(core: &Core, stop: Stop, tasks: TaskTracker) -> Ended {
     tracing::info!(connections = tasks.len(), timeout = ?core.config.drain_timeout, "closing: finishing requests");
     within(core.config.drain_timeout, &stop, tasks.wait()).await;
 
-    let cut = tasks.len();
-    if cut > 0 {
-        tracing::warn!(connections = cut, "cutting off unfinished requests");
-    }
     core.cut.cancel();
     tasks.wait().await;
+    let cut = core.lost.load(Ordering::Relaxed);
+    if cut > 0 {
+        tracing::warn!(connections = cut, "cut off unfinished requests");
+    }
     Ended { cut }
 }
 

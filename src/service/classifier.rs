@@ -24,7 +24,7 @@ use crate::telemetry::{Metrics, ModelInfo, ModelLabels, ModelMetrics, RejectReas
 
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// `--default-model`: who answers when a request names nobody; else the first model registered.
+    /// `--default-model`: who answers when a request names nobody; else the first model that has not failed.
     pub default_model: Option<String>,
     /// Where images are decoded and preprocessed.
     pub pool: Arc<Pool>,
@@ -162,12 +162,8 @@ impl Classifier {
 }
 
 impl Classify for Classifier {
-    fn admit(&self, model: Option<&str>, images: usize) -> Result<Admission, Error> {
-        let model = self.models.find(model)?;
-        match model.batcher.admit(images) {
-            Ok(ticket) => Ok(Admission { model, ticket }),
-            Err(full) => Err(refused(&model, full)),
-        }
+    fn find(&self, model: Option<&str>) -> Result<Arc<ServedModel>, Error> {
+        self.models.find(model)
     }
 
     fn classify(
@@ -214,7 +210,7 @@ impl Classifier {
             deadline,
         } = request;
         let started = self.start(&mut admission, images, deadline);
-        let pending = started.inspect_err(|_| unanswered.images = 0)?;
+        let pending = started.inspect_err(|error| unanswered.refused(error))?;
         let model = admission.model;
         let mut results = Vec::with_capacity(pending.len());
         let mut timing = Timing::default();
@@ -266,7 +262,19 @@ impl Classifier {
 }
 
 impl Admission {
-    /// Changes the number of images admitted, whole or not at all, counting a refusal.
+    /// Reserves room for `images` images of a model. Whether a refusal is the request's last word, and so counts, is for
+    /// the caller to know.
+    ///
+    /// # Errors
+    /// `QueueFull` when there is no room for all of them, `InvalidRequest` where there never could be.
+    pub fn new(model: Arc<ServedModel>, images: usize) -> Result<Self, Error> {
+        match model.batcher.admit(images) {
+            Ok(ticket) => Ok(Self { model, ticket }),
+            Err(full) => Err(refused(&model, full)),
+        }
+    }
+
+    /// Changes the number of images admitted, whole or not at all.
     ///
     /// # Errors
     /// `QueueFull` when there is no room for all of them, `InvalidRequest` where there never could be; the admission is
@@ -278,11 +286,8 @@ impl Admission {
     }
 }
 
-/// Counts a refusal and says when to come back: when the images now admitted will be answered.
+/// Says when to come back: when the images now admitted will be answered.
 fn refused(model: &ServedModel, full: QueueFull) -> Error {
-    model
-        .metrics
-        .rejected(RejectReason::QueueFull, full.asked as u64);
     let wait = model.batcher.load().backlog();
     let error = Error::from(full);
     match error.retry_after {
@@ -307,6 +312,15 @@ struct Unanswered {
 }
 
 impl Unanswered {
+    /// None was taken.
+    fn refused(&mut self, error: &Error) {
+        let images = std::mem::take(&mut self.images);
+        if error.code == Code::QueueFull {
+            self.metrics
+                .rejected(RejectReason::QueueFull, images as u64);
+        }
+    }
+
     /// One image ended.
     fn answered<T>(&mut self, result: &Result<T, Error>) {
         self.images = self.images.saturating_sub(1);

@@ -13,6 +13,7 @@ mod topk;
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -28,8 +29,13 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What HTTP and gRPC hold: everything a protocol needs, and nothing of how it is done.
 pub trait Classify: Send + Sync + 'static {
+    /// The model that answers to a name (`None`: the default).
+    fn find(&self, model: Option<&str>) -> Result<Arc<ServedModel>, Error>;
+
     /// Reserves room for `images` images of a model (`None`: the default) before the body is read.
-    fn admit(&self, model: Option<&str>, images: usize) -> Result<Admission, Error>;
+    fn admit(&self, model: Option<&str>, images: usize) -> Result<Admission, Error> {
+        Admission::new(self.find(model)?, images)
+    }
 
     /// Classifies the images under an admission. Dropping the future withdraws the images still queued.
     fn classify(

@@ -69,7 +69,7 @@ pub enum Readiness {
 pub(super) struct Models {
     /// In the order of registration.
     table: RwLock<Vec<ModelStatus>>,
-    /// Who answers when a request names nobody; else the first of the table.
+    /// Who answers when a request names nobody; else the first of the table that has not failed.
     default: Option<String>,
     readiness: watch::Sender<Readiness>,
 }
@@ -117,7 +117,11 @@ impl Models {
         let table = self.read();
         let found = match name.or(self.default.as_deref()) {
             Some(name) => table.iter().find(|m| m.name == name),
-            None => table.first(),
+            // a broken folder of --model-dir leaves the answering to the next
+            None => table
+                .iter()
+                .find(|m| !matches!(m.state, ModelState::Failed(_)))
+                .or_else(|| table.first()),
         };
         match found.map(|m| (&m.name, &m.state)) {
             Some((_, ModelState::Ready(model))) => Ok(Arc::clone(model)),
@@ -165,7 +169,12 @@ impl Models {
 }
 
 fn not_found(name: Option<&str>, table: &[ModelStatus]) -> Error {
-    let served: Vec<&str> = table.iter().map(|m| m.name.as_str()).collect();
+    let ready = |m: &&ModelStatus| matches!(m.state, ModelState::Ready(_));
+    let served: Vec<&str> = table
+        .iter()
+        .filter(ready)
+        .map(|m| m.name.as_str())
+        .collect();
     let served = if served.is_empty() {
         "none".to_owned()
     } else {

@@ -107,14 +107,14 @@ async fn a_broken_folder_is_shown_and_the_rest_serve() {
     let dir = |name: &str| folder.path().join(name);
     weights::folder(&dir("a-net"), "plain20", "weights.safetensors");
     weights::folder(&dir("b-net"), "resnet20", "weights.pth");
-    weights::folder(&dir("broken"), "resnet32", "weights.safetensors");
+    weights::folder(&dir("a-broken"), "resnet32", "weights.safetensors");
     std::fs::write(
-        dir("broken/weights.safetensors"),
+        dir("a-broken/weights.safetensors"),
         weights::safetensors("resnet20"),
     )
     .unwrap();
     let from = folder.path().to_str().unwrap();
-    let process = Process::serve(&["--model-dir", from, "--default-model", "b-net"]).await;
+    let process = Process::serve(&["--model-dir", from]).await;
 
     let models = process.json("/models").await;
     let states: Vec<(&str, &str)> = models["models"]
@@ -130,9 +130,13 @@ async fn a_broken_folder_is_shown_and_the_rest_serve() {
         .collect();
     assert_eq!(
         states,
-        [("a-net", "ready"), ("b-net", "ready"), ("broken", "failed")]
+        [
+            ("a-broken", "failed"),
+            ("a-net", "ready"),
+            ("b-net", "ready")
+        ]
     );
-    let reason = process.json("/models/broken").await["error"]
+    let reason = process.json("/models/a-broken").await["error"]
         .as_str()
         .unwrap()
         .to_owned();
@@ -154,12 +158,12 @@ async fn a_broken_folder_is_shown_and_the_rest_serve() {
     let (status, body) = classify(&process, 1, None).await;
     assert_eq!(
         (status, &body["model"]),
-        (200, &"b-net".into()),
-        "--default-model"
+        (200, &"a-net".into()),
+        "the first that has not failed"
     );
-    let (status, body) = classify(&process, 1, Some("a-net")).await;
-    assert_eq!((status, &body["model"]), (200, &"a-net".into()));
-    let (status, body) = classify(&process, 1, Some("broken")).await;
+    let (status, body) = classify(&process, 1, Some("b-net")).await;
+    assert_eq!((status, &body["model"]), (200, &"b-net".into()));
+    let (status, body) = classify(&process, 1, Some("a-broken")).await;
     assert_eq!((status, &body["code"]), (503, &"unavailable".into()));
     // only what was named
     let (status, body) = classify(&process, 1, Some("resnet20-cifar10")).await;

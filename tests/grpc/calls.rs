@@ -122,6 +122,13 @@ async fn every_refusal_has_its_status_and_code() {
         (Code::ResourceExhausted, "queue_full".into())
     );
     assert!(status.metadata().contains_key("grpc-retry-pushback-ms"));
+    server.classifier.load_model(colours("other").0).unwrap();
+    let named = ClassifyRequest {
+        model: "other".into(),
+        ..red()
+    };
+    let elsewhere = client.classify(named).await;
+    elsewhere.expect("the default's crowd is not the others'");
     server.engine.release();
     first.await.unwrap();
     second.await.unwrap();
@@ -171,34 +178,87 @@ async fn a_message_that_stalls_gives_its_room_back() {
         ..config()
     })
     .await;
-    let (sender, chunks) = mpsc::channel::<Result<hyper::body::Frame<bytes::Bytes>, Status>>(1);
-    // the prefix of a message of 100 bytes
-    let prefix = bytes::Bytes::from_static(&[0, 0, 0, 0, 100]);
-    sender
-        .send(Ok(hyper::body::Frame::data(prefix)))
-        .await
-        .unwrap();
-    let body = tonic::body::Body::new(http_body_util::StreamBody::new(ReceiverStream::new(chunks)));
-    let call = http::Request::post(format!(
-        "http://{}/resnetd.v1.Classifier/Classify",
-        server.bound.grpc
-    ));
-    let call = call
-        .header("content-type", "application/grpc")
-        .body(body)
-        .unwrap();
-    let mut wire = wire(&server).await.0;
-    let response = tokio::time::timeout(PATIENCE, tower::Service::call(&mut wire, call))
-        .await
-        .unwrap()
-        .unwrap();
-    let status = Status::from_header_map(response.headers()).unwrap();
-    assert_eq!(
-        (status.code(), code(&status)),
-        (Code::DeadlineExceeded, "body_timeout".into())
-    );
+    let late = (Code::DeadlineExceeded, "body_timeout".to_owned());
+    // the prefix of a message of 100 bytes, or not even that
+    for (path, bytes) in [
+        ("/resnetd.v1.Classifier/Classify", PREFIX),
+        ("/resnetd.v1.Classifier/Classify", &[]),
+        ("/resnetd.v1.Classifier/ListModels", &[]),
+        ("/grpc.health.v1.Health/Check", &[]),
+    ] {
+        let (response, _open) = begun(&server, path, &[], bytes).await;
+        let status = Status::from_header_map(response.headers()).unwrap();
+        assert_eq!((status.code(), code(&status)), late, "{path}");
+    }
     assert_eq!(server.admitted(), 0);
-    drop(sender);
+    let path = "/resnetd.v1.Classifier/ClassifyStream";
+    let (response, _open) = begun(&server, path, &[], PREFIX).await;
+    assert_eq!(
+        (Code::DeadlineExceeded, "body_timeout".into()),
+        last(response).await
+    );
+}
+
+#[tokio::test]
+async fn a_stream_that_says_nothing_does_not_hold_its_connection() {
+    let server = TestServer::with(Config {
+        idle_timeout: Duration::from_millis(100),
+        ..config()
+    })
+    .await;
+    let path = "/resnetd.v1.Classifier/ClassifyStream";
+    let (response, _open) = begun(&server, path, &[], &[]).await;
+    assert_eq!(
+        (Code::Unavailable, "unavailable".into()),
+        last(response).await
+    );
+}
+
+#[tokio::test]
+async fn an_unknown_encoding_is_unimplemented() {
+    let server = TestServer::start().await;
+    let path = "/resnetd.v1.Classifier/Classify";
+    let headers = [("grpc-encoding", "gzip")];
+    let (response, _open) = begun(&server, path, &headers, &[1, 0, 0, 0, 0]).await;
+    let status = Status::from_header_map(response.headers()).unwrap();
+    assert_eq!(status.code(), Code::Unimplemented);
+    assert!(response.headers().contains_key("grpc-accept-encoding"));
+    assert_eq!(server.requests("grpc", "invalid_request"), 1.0);
+}
+
+#[tokio::test]
+async fn the_messages_id_stands_in_the_log() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(move || writer.clone());
+    let _guard = tracing::subscriber::set_default(subscriber.finish());
+    let server = TestServer::start().await;
+    let mut client = client(&server).await;
+    for id in ["order-66", "two\nlines"] {
+        let asked = ClassifyRequest {
+            id: id.into(),
+            ..request(&[png(RED)])
+        };
+        assert_eq!(client.classify(asked).await.unwrap().into_inner().id, id);
+    }
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(text.contains("message_id=\"order-66\""), "{text}");
+    assert!(!text.contains("two"), "{text}");
+}
+
+#[derive(Clone, Default)]
+struct Log(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 #[tokio::test]

@@ -103,6 +103,50 @@ async fn wire(server: &TestServer) -> (Wire, JoinHandle<()>) {
     (BoxService::new(service), connection)
 }
 
+/// What came of a call, and what keeps its body from ending.
+type Begun = (
+    http::Response<hyper::body::Incoming>,
+    (
+        Wire,
+        mpsc::Sender<Result<hyper::body::Frame<bytes::Bytes>, Status>>,
+    ),
+);
+
+/// The prefix of a message of 100 bytes.
+const PREFIX: &[u8] = &[0, 0, 0, 0, 100];
+
+/// Begins a call whose body says `bytes` and then nothing more.
+async fn begun(
+    server: &TestServer,
+    path: &str,
+    headers: &[(&str, &str)],
+    bytes: &'static [u8],
+) -> Begun {
+    let (sender, chunks) = mpsc::channel(1);
+    if !bytes.is_empty() {
+        let piece = hyper::body::Frame::data(bytes::Bytes::from_static(bytes));
+        sender.send(Ok(piece)).await.unwrap();
+    }
+    let body = tonic::body::Body::new(http_body_util::StreamBody::new(ReceiverStream::new(chunks)));
+    let mut call = http::Request::post(format!("http://{}{path}", server.bound.grpc))
+        .header("content-type", "application/grpc");
+    for (name, value) in headers {
+        call = call.header(*name, *value);
+    }
+    let mut wire = wire(server).await.0;
+    let response = tower::Service::call(&mut wire, call.body(body).unwrap());
+    let response = tokio::time::timeout(PATIENCE, response).await;
+    (response.unwrap().unwrap(), (wire, sender))
+}
+
+/// The status that a stream ends with.
+async fn last(response: http::Response<hyper::body::Incoming>) -> (Code, String) {
+    let body = http_body_util::BodyExt::collect(response.into_body());
+    let body = tokio::time::timeout(PATIENCE, body).await.unwrap().unwrap();
+    let status = Status::from_header_map(body.trailers().unwrap()).unwrap();
+    (status.code(), code(&status))
+}
+
 async fn stream(
     client: &mut Client,
 ) -> (

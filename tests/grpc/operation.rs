@@ -52,7 +52,8 @@ async fn health_follows_readiness_and_turns_before_the_drain() {
         .await
         .expect("still served");
     // open streams are ended rather than waited for
-    assert!(changes.next().await.is_none());
+    let ended = changes.next().await.unwrap().unwrap_err();
+    assert_eq!(ended.code(), Code::Unavailable);
     assert_eq!(
         answers.next().await.unwrap().unwrap_err().code(),
         Code::Unavailable
@@ -118,6 +119,23 @@ async fn both_versions_of_reflection_show_the_services() {
             assert!(services.iter().any(|name| name == expected), "{services:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn an_open_reflection_stream_holds_up_nothing() {
+    let server = TestServer::with(Config {
+        drain_timeout: Duration::from_secs(600),
+        ..config()
+    })
+    .await;
+    let path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+    let (response, _open) = begun(&server, path, &[], &[]).await;
+    server.stop.drain();
+    assert_eq!(
+        (Code::Unavailable, "unavailable".into()),
+        last(response).await
+    );
+    assert_eq!(server.ended().await.cut, 0);
 }
 
 #[tokio::test]

@@ -60,3 +60,27 @@ async fn a_message_over_the_limit_ends_its_stream_after_what_came_before() {
         (Code::ResourceExhausted, "body_too_large".into())
     );
 }
+
+#[tokio::test]
+async fn a_stream_of_an_old_connection_answers_what_it_has_read_and_ends() {
+    let server = TestServer::with(Config {
+        max_connection_age: Some(Duration::from_millis(300)),
+        drain_timeout: Duration::from_secs(600),
+        ..config()
+    })
+    .await;
+    let mut client = client(&server).await;
+    server.engine.hold();
+    let (sender, mut answers) = stream(&mut client).await;
+    sender.send(tagged("a", png(GREEN))).await.unwrap();
+    eventually("the image is classified", || server.engine.executed() == 1).await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    server.engine.release();
+    assert_eq!(next(&mut answers).await.1, "green");
+    let end = tokio::time::timeout(PATIENCE, answers.next()).await;
+    let status = end.expect("the stream ends").unwrap().unwrap_err();
+    assert_eq!(
+        (status.code(), code(&status)),
+        (Code::Unavailable, "unavailable".into())
+    );
+}

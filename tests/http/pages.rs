@@ -91,6 +91,12 @@ async fn models_health_and_metrics_are_shown() {
         .post(server.url("/classify?model=broken"))
         .body(png(RED));
     assert_eq!(refused(request).await, (503, "unavailable".into()));
+    let request = client
+        .post(server.url("/classify?model=other"))
+        .body(png(RED));
+    let (_, body) = send(request).await;
+    let message = body["error"].as_str().unwrap();
+    assert!(message.ends_with("served: m"), "{message}");
 
     let response = get("/metrics").send().await.unwrap();
     assert!(
@@ -106,6 +112,18 @@ async fn models_health_and_metrics_are_shown() {
             .unwrap()
             .contains("resnetd_requests_total{")
     );
+}
+
+#[tokio::test]
+async fn readiness_tells_loading_from_failed() {
+    let server = TestServer::loading(config()).await;
+    let client = Client::new();
+    let ready = || send(client.get(server.url("/readyz")));
+    assert!(ready().await.1["error"].to_string().contains("loading"));
+    server.classifier.mark_failed("m", "no weights");
+    let (status, body) = ready().await;
+    assert_eq!(status, 503);
+    assert!(body["error"].to_string().contains("no model"), "{body}");
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ async fn every_refusal_has_its_status_and_code() {
         (
             "",
             b"{\"not\": \"an image\"}".to_vec(),
-            (422, "undecodable_image"),
+            (400, "invalid_request"),
         ),
     ];
     for (query, body, (status, code)) in cases {
@@ -66,7 +66,7 @@ async fn every_refusal_has_its_status_and_code() {
         200,
         "the server lives on"
     );
-    assert_eq!(server.requests("http", "undecodable_image"), 2.0);
+    assert_eq!(server.requests("http", "undecodable_image"), 1.0);
     assert_eq!(server.requests("http", "internal"), 1.0);
 }
 
@@ -124,6 +124,22 @@ async fn a_full_queue_refuses_before_the_body_and_whole_requests() {
     let answer = common::exchange(server.bound.http, head.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
 
+    // several images count each, on the model that has no room for them
+    let two = json!({"images": [b64(&png(RED)), b64(&png(RED))]});
+    let other = server.classifier.load_model(colours("other").0);
+    other.unwrap();
+    assert_eq!(refused(classify(&server).json(&two)).await.0, 429);
+    // the default's crowd is not the others'
+    let named = json!({"images": [b64(&png(RED))], "model": "other"});
+    assert_eq!(send(classify(&server).json(&named)).await.0, 200);
+    let form = Form::new().part("a", file(BLUE)).text("model", "other");
+    assert_eq!(send(classify(&server).multipart(form)).await.0, 200);
+    let full = |labels: &[(&str, &str)]| server.metric("resnetd_rejected_total", labels);
+    assert_eq!(full(&[("reason", "queue_full"), ("model", "m")]), 4.0);
+    assert_eq!(full(&[("reason", "queue_full")]), 4.0);
+    let counted = [("model", "m"), ("code", "queue_full")];
+    assert_eq!(server.metric("resnetd_requests_total", &counted), 3.0);
+
     server.engine.release();
     for request in first {
         assert_eq!(request.await.unwrap().0, 200);
@@ -133,7 +149,26 @@ async fn a_full_queue_refuses_before_the_body_and_whole_requests() {
         200,
         "there is room again"
     );
-    assert_eq!(server.requests("http", "queue_full"), 2.0);
+    assert_eq!(server.requests("http", "queue_full"), 3.0);
+    // what fails its checks is still a request for the model it names
+    let none = json!({"images": [], "model": "other"});
+    assert_eq!(refused(classify(&server).json(&none)).await.0, 400);
+    let counted = [("model", "other"), ("code", "invalid_request")];
+    assert_eq!(server.metric("resnetd_requests_total", &counted), 1.0);
+}
+
+#[tokio::test]
+async fn more_images_than_ever_fit_are_no_full_queue() {
+    let server = TestServer::with(resnetd::server::Config {
+        max_images_per_request: 20,
+        ..config()
+    })
+    .await;
+    let nine: Vec<Value> = (0..9).map(|_| b64(&png(RED))).collect();
+    let request = classify(&server).json(&json!({"images": nine}));
+    assert_eq!(refused(request).await, (400, "invalid_request".into()));
+    let full = server.metric("resnetd_rejected_total", &[("reason", "queue_full")]);
+    assert_eq!(full, 0.0);
 }
 
 #[tokio::test]
@@ -144,7 +179,7 @@ async fn deadlines_are_answered_with_504() {
         ("50", (504, "deadline_exceeded")),
         ("0", (400, "invalid_request")),
         ("soon", (400, "invalid_request")),
-        ("30001", (400, "invalid_request")),
+        ("-1", (400, "invalid_request")),
     ] {
         let request = classify(&server)
             .header("x-request-timeout-ms", ms)
@@ -160,8 +195,9 @@ async fn deadlines_are_answered_with_504() {
     let answer = common::exchange(server.bound.http, head.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
     server.engine.release();
+    // more than the server's limit is cut to it
     let request = classify(&server)
-        .header("x-request-timeout-ms", "30000")
+        .header("x-request-timeout-ms", "86400000")
         .body(png(RED));
     assert_eq!(send(request).await.0, 200);
     assert_eq!(server.requests("http", "deadline_exceeded"), 2.0);

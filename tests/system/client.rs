@@ -1,6 +1,7 @@
 //! A caller that speaks every form of both protocols and makes one kind of answer of them.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -27,6 +28,9 @@ pub struct Ask {
     /// `None`: the default.
     pub model: Option<&'static str>,
 }
+
+/// Longer than the server lets a request take; a caller that waits this long fails.
+const HANG: Duration = Duration::from_secs(200);
 
 /// One caller with its own connections.
 #[derive(Clone)]
@@ -88,7 +92,7 @@ impl Client {
     ) -> Answer {
         let query = model.map_or(String::new(), |model| format!("?model={model}"));
         let request = self.http.post(format!("{}{query}", self.url));
-        let response = with_body(request).send().await.unwrap();
+        let response = within(with_body(request).send()).await.unwrap();
         let status = i32::from(response.status().as_u16());
         let body: Value = response.json().await.unwrap();
         if status != 200 {
@@ -99,12 +103,8 @@ impl Client {
     }
 
     pub async fn unary(&self, ask: Ask) -> Answer {
-        match self
-            .grpc
-            .clone()
-            .classify(message(ask, String::new()))
-            .await
-        {
+        let mut client = self.grpc.clone();
+        match within(client.classify(message(ask, String::new()))).await {
             Ok(response) => Ok(of_response(response.into_inner())),
             Err(status) => {
                 let code = status.metadata().get("resnetd-code");
@@ -124,7 +124,7 @@ impl Client {
         let mut client = self.grpc.clone();
         let stream = client.classify_stream(tokio_stream::iter(messages));
         let mut stream = stream.await.unwrap().into_inner();
-        while let Some(answer) = stream.next().await {
+        while let Some(answer) = within(stream.next()).await {
             let answer = answer.unwrap();
             let slot = &mut answers[answer.id.parse::<usize>().unwrap()];
             assert!(slot.is_none(), "two answers to request {}", answer.id);
@@ -138,6 +138,12 @@ impl Client {
             .map(|answer| answer.expect("an answer"))
             .collect()
     }
+}
+
+/// Waits for something that must come.
+pub async fn within<T>(coming: impl Future<Output = T>) -> T {
+    let waited = tokio::time::timeout(HANG, coming).await;
+    waited.expect("the server does not answer")
 }
 
 pub fn message(ask: Ask, id: String) -> ClassifyRequest {

@@ -52,8 +52,8 @@ async fn nobody_who_honours_readiness_is_failed() {
             .all(|count| count.load(Ordering::SeqCst) >= 3)
     };
     eventually("every client is served", served).await;
-    process.terminate();
     let stopped = Instant::now();
+    process.terminate();
     for client in clients {
         client.await.expect("no request failed");
     }

@@ -9,19 +9,25 @@ use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::middleware::Next;
 use axum::response::Response;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::Instrument;
 
 use super::convert;
+use super::ending::Ending;
+use super::messages::Messages;
 use crate::server::Core;
-use crate::server::ask::{self, Clock, Room};
-use crate::server::guard::Guarded;
+use crate::server::ask::{self, Clock};
+use crate::server::connection::Going;
+use crate::server::guard::{Guarded, cause};
 use crate::server::record::{Record, request_id};
-use crate::service::{Code, Error};
+use crate::service::{Admission, Code, Error};
 use crate::telemetry::Protocol;
 
 const CLASSIFY: &str = "/resnetd.v1.Classifier/Classify";
 const CLASSIFY_STREAM: &str = "/resnetd.v1.Classifier/ClassifyStream";
+/// Of either version.
+const REFLECTION: &str = ".ServerReflection/ServerReflectionInfo";
 
 /// A call as its header showed it, in the request's extensions.
 pub(super) struct Arrival {
@@ -30,6 +36,8 @@ pub(super) struct Arrival {
     pub(super) timed: bool,
     /// The caller's `x-request-id`, or one made for it; the message may have its own.
     pub(super) id: String,
+    /// Cancelled when its connection takes no more requests.
+    pub(super) going: CancellationToken,
     /// `None` for a stream, whose requests come later.
     pub(super) unary: Option<Unary>,
 }
@@ -37,7 +45,7 @@ pub(super) struct Arrival {
 /// What a unary call has before its message is read.
 pub(super) struct Unary {
     pub(super) record: Record,
-    room: Mutex<Option<Room>>,
+    room: Mutex<Option<Admission>>,
 }
 
 impl Arrival {
@@ -50,26 +58,27 @@ impl Arrival {
 }
 
 impl Unary {
-    fn lock(&self) -> MutexGuard<'_, Option<Room>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Admission>> {
         self.room.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes the room; a second time there is none.
-    pub(super) fn room(&self) -> Option<Room> {
+    pub(super) fn room(&self) -> Option<Admission> {
         self.lock().take()
     }
 }
 
-/// Reads the deadline; for a unary classification also takes room and keeps the time.
+/// Reads the deadline and guards the body; for a unary classification also takes room and keeps the time.
 pub(super) async fn layer(State(core): State<Arc<Core>>, request: Request, next: Next) -> Response {
     let is_unary = match request.uri().path() {
         CLASSIFY => true,
         CLASSIFY_STREAM => false,
-        _ => return next.run(request).await,
+        _ => return other(&core, request, next).await,
     };
     let given = request.headers().get("x-request-id");
     let id = request_id(given.and_then(|id| id.to_str().ok()));
-    let span = tracing::info_span!("classify", protocol = "grpc", id);
+    let message_id = tracing::field::Empty;
+    let span = tracing::info_span!("classify", protocol = "grpc", id, message_id);
     async {
         if is_unary {
             unary(&core, id, request, next).await
@@ -81,6 +90,42 @@ pub(super) async fn layer(State(core): State<Arc<Core>>, request: Request, next:
     .await
 }
 
+/// Lists, health and reflection: their messages have to come in time too, and what has no end ends with the connection.
+async fn other(core: &Core, request: Request, next: Next) -> Response {
+    let wanted = match wanted_timeout(request.headers()) {
+        Ok(wanted) => wanted,
+        Err(error) => return refusal(error),
+    };
+    let clock = Clock::start(wanted, core.config.request_timeout);
+    let going = going(core, &request);
+    let is_stream = request.uri().path().ends_with(REFLECTION);
+    let request = request.map(|body| {
+        if is_stream {
+            Body::new(Messages::new(body, core))
+        } else {
+            Body::new(Guarded::grpc(body, &core.config))
+        }
+    });
+    // a stream has answered as soon as it has begun
+    match clock.within(async { Ok(next.run(request).await) }).await {
+        Ok(response) => match response
+            .extensions()
+            .get::<Status>()
+            .and_then(|status| cause(status))
+        {
+            Some(error) => refusal(error),
+            None => response.map(|body| Body::new(Ending::new(body, going))),
+        },
+        Err(error) => refusal(error),
+    }
+}
+
+/// Ends with the request's connection.
+fn going(core: &Core, request: &Request) -> CancellationToken {
+    let going = request.extensions().get::<Going>();
+    going.map_or_else(|| core.closing.clone(), |Going(going)| going.clone())
+}
+
 /// A stream lasts as long as its caller says; the server's limit is for each request in it.
 async fn stream(core: &Core, id: String, mut request: Request, next: Next) -> Response {
     let wanted = match wanted_timeout(request.headers()) {
@@ -88,12 +133,15 @@ async fn stream(core: &Core, id: String, mut request: Request, next: Next) -> Re
         Err(error) => return refusal(error),
     };
     let limit = wanted.unwrap_or(core.config.request_timeout);
-    request.extensions_mut().insert(Arc::new(Arrival {
+    let arrival = Arc::new(Arrival {
         clock: Clock::start(wanted, limit),
         timed: wanted.is_some(),
         id,
+        going: going(core, &request),
         unary: None,
-    }));
+    });
+    request.extensions_mut().insert(arrival);
+    let request = request.map(|body| Body::new(Messages::new(body, core)));
     next.run(request).await
 }
 
@@ -115,6 +163,7 @@ async fn unary(core: &Core, id: String, mut request: Request, next: Next) -> Res
         clock,
         timed: wanted.is_some(),
         id,
+        going: going(core, &request),
         unary: Some(Unary { record, room }),
     });
     request.extensions_mut().insert(Arc::clone(&arrival));
@@ -130,6 +179,13 @@ async fn unary(core: &Core, id: String, mut request: Request, next: Next) -> Res
     let error = match result {
         Ok(response) if record.is_none_or(Record::is_settled) => return response,
         Ok(response) => match response.extensions().get::<Status>() {
+            // an encoding that tonic does not know: its trailers say which it does
+            Some(status) if status.code() == tonic::Code::Unimplemented => {
+                if let Some(record) = record {
+                    record.failed(&convert::refused_by_tonic(status));
+                }
+                return response;
+            }
             Some(status) => convert::refused_by_tonic(status),
             None => return response,
         },

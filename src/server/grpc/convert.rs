@@ -25,8 +25,8 @@ pub(super) fn status(error: Error) -> Status {
     Status::with_metadata(code, error.message, trailers)
 }
 
-/// What tonic refused before a handler saw it, or the guard under it. Its decoder calls a message that is no protobuf INTERNAL and one over
-/// the limit OUT_OF_RANGE; both are the caller's.
+/// What tonic refused before a handler saw it, or the guard under it. Its decoder calls a message that is no protobuf
+/// INTERNAL and one over the limit OUT_OF_RANGE; both are the caller's.
 pub(super) fn refused_by_tonic(status: &Status) -> Error {
     if let Some(error) = cause(status) {
         return error;

@@ -5,6 +5,8 @@
 
 mod arrival;
 mod convert;
+mod ending;
+mod messages;
 mod service;
 mod stream;
 
@@ -23,6 +25,7 @@ use super::pb::FILE_DESCRIPTOR_SET;
 use super::pb::classifier_server::ClassifierServer;
 use super::{Core, ServeError};
 use crate::service::Readiness;
+pub(super) use messages::UNIT;
 use service::Service;
 
 /// The services whose health is told: the server as a whole, and ours.
@@ -49,20 +52,15 @@ pub(super) async fn router(core: &Arc<Core>, tasks: &TaskTracker) -> Result<Rout
     Ok(routes.prepare().into_axum_router().layer(arrival))
 }
 
-async fn keep_telling(core: Arc<Core>, mut reporter: HealthReporter) {
+async fn keep_telling(core: Arc<Core>, reporter: HealthReporter) {
     let mut readiness = core.classify.subscribe();
     loop {
         let ready = *readiness.borrow_and_update() == Readiness::Ready;
         tell(&reporter, ready).await;
         tokio::select! {
-            () = core.closing.cancelled() => break,
-            changed = readiness.changed() => if changed.is_err() { break },
+            () = core.closing.cancelled() => return,
+            changed = readiness.changed() => if changed.is_err() { return },
         }
-    }
-    core.closing.cancelled().await;
-    // ends the streams of those who watch, which would otherwise hold their connections open
-    for service in TOLD {
-        reporter.clear_service_status(service).await;
     }
 }
 

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
+use tracing::Span;
 
 use super::arrival::Arrival;
 use super::{convert, stream};
 use crate::server::pb::classifier_server::Classifier;
+use crate::server::record::request_id;
 use crate::server::{Core, ask, pb};
 use crate::service::{Code, Error};
 
@@ -31,6 +33,11 @@ impl Classifier for Service {
         let arrival = arrival(&request)?;
         let unary = arrival.unary.as_ref().ok_or_else(unlayered)?;
         let mut message = request.into_inner();
+        if !message.id.is_empty() {
+            // the id goes back as it came; the log gets one that is fit for it
+            let id = request_id(Some(&message.id));
+            Span::current().record("message_id", id);
+        }
         let id = chosen_id(&mut message, &arrival.id);
         let ask = convert::ask(message);
         let result = ask::ask(&self.core, unary.room(), arrival.clock, ask, &unary.record).await;

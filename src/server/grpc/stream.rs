@@ -17,6 +17,7 @@ use super::convert;
 use super::service::chosen_id;
 use crate::server::Core;
 use crate::server::ask::{self, Clock};
+use crate::server::connection::closing;
 use crate::server::pb::{ClassifyRequest, ClassifyStreamResponse, classify_stream_response};
 use crate::server::record::{Record, request_id};
 use crate::service::{Code, Error};
@@ -63,7 +64,7 @@ pub(super) fn answers(
 
 impl Answers {
     async fn next(&mut self) -> Option<Result<ClassifyStreamResponse, Status>> {
-        let core = Arc::clone(&self.core);
+        let going = self.arrival.going.clone();
         let deadline = self.arrival.timed.then_some(self.arrival.clock.deadline);
         loop {
             let is_open = matches!(self.state, State::Open);
@@ -81,12 +82,7 @@ impl Answers {
                     let late = Error::new(Code::DeadlineExceeded, "the stream's deadline has passed");
                     self.end(Some(late));
                 }
-                () = core.closing.cancelled(), if is_open => {
-                    self.end(Some(Error::new(
-                        Code::Unavailable,
-                        "the server is shutting down; send what was not answered elsewhere",
-                    )));
-                }
+                () = going.cancelled(), if is_open => self.end(Some(closing())),
                 request = self.requests.message(), if is_open && self.pending.len() < IN_FLIGHT => match request {
                     Ok(Some(request)) => self.pending.push(self.answer(request)),
                     Ok(None) => self.end(None),

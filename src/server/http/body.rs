@@ -21,12 +21,14 @@ use crate::service::{Code, Error};
 /// A value of a form field that is not a file; the longest meaningful one is a model's name.
 const MAX_FIELD: usize = 4096;
 
-/// How the images are wrapped. Without a type that says so they are not: curl sends a form's type for `--data-binary`.
+/// What the content type says of the body. Only a form needs it (for the boundary); of all else the bytes say whether it
+/// is JSON or an image, because callers send either under any type, and curl under a form's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
-    Raw,
+    /// Not expected to name a model.
+    Image,
+    Bytes,
     Multipart,
-    Json,
 }
 
 /// What the query says.
@@ -59,13 +61,14 @@ impl Form {
             .get(CONTENT_TYPE)
             .and_then(|value| value.to_str().ok())
             .unwrap_or_default();
-        let essence = content_type.split(';').next().unwrap_or_default().trim();
-        if essence.eq_ignore_ascii_case("multipart/form-data") {
+        let content_type = content_type.to_ascii_lowercase();
+        let (essence, parameters) = content_type.split_once(';').unwrap_or((&content_type, ""));
+        if essence.trim() == "multipart/form-data" && parameters.contains("boundary=") {
             Form::Multipart
-        } else if essence.eq_ignore_ascii_case("application/json") {
-            Form::Json
+        } else if essence.trim_start().starts_with("image/") {
+            Form::Image
         } else {
-            Form::Raw
+            Form::Bytes
         }
     }
 }
@@ -84,7 +87,8 @@ impl Params {
     }
 }
 
-/// Reads the body. More than `max_images` are refused before they are held or decoded.
+/// Reads the body. More than `max_images` are refused: of a form before the next is held, of JSON (held whole anyway)
+/// before the first is decoded.
 pub(super) async fn read(
     form: Form,
     params: Params,
@@ -98,21 +102,20 @@ pub(super) async fn read(
         top_k: params.top_k,
     };
     match form {
-        Form::Raw => {
-            let image = collect(body).await?;
-            if !image.is_empty() {
-                ask.images.push(Ok(image));
+        Form::Image | Form::Bytes => {
+            let bytes = collect(body).await?;
+            if is_json(&bytes) {
+                // megabytes of base64 would hold up a worker of the runtime for tens of milliseconds
+                let parsed = tokio::task::spawn_blocking(move || parse_json(&bytes, max_images));
+                let parsed = parsed
+                    .await
+                    .map_err(|error| Error::new(Code::Internal, error.to_string()))??;
+                ask.images = parsed.images;
+                agree("model", &mut ask.model, parsed.model)?;
+                agree("top_k", &mut ask.top_k, parsed.top_k)?;
+            } else if !bytes.is_empty() {
+                ask.images.push(Ok(bytes));
             }
-        }
-        Form::Json => {
-            let json = collect(body).await?;
-            // megabytes of base64 would hold up a worker of the runtime for tens of milliseconds
-            let parsed = tokio::task::spawn_blocking(move || parse_json(&json, max_images)).await;
-            let parsed =
-                parsed.map_err(|error| Error::new(Code::Internal, error.to_string()))??;
-            ask.images = parsed.images;
-            agree("model", &mut ask.model, parsed.model)?;
-            agree("top_k", &mut ask.top_k, parsed.top_k)?;
         }
         Form::Multipart => {
             let request = Request::from_parts(parts, body);
@@ -164,6 +167,12 @@ async fn value(name: &str, mut field: Field<'_>) -> Result<String, Error> {
         bytes.extend_from_slice(&chunk);
     }
     String::from_utf8(bytes).map_err(|_| invalid(format!("the form's {name} is not UTF-8")))
+}
+
+/// Whether the body begins as a JSON object, array or string; no image does.
+fn is_json(body: &[u8]) -> bool {
+    let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
+    matches!(first, Some(b'{' | b'[' | b'"'))
 }
 
 fn parse_json(json: &[u8], max_images: usize) -> Result<Ask, Error> {

@@ -42,10 +42,10 @@ pub(super) async fn classify(
 async fn answer(core: &Core, request: Request, record: &Record) -> Result<Reply, Error> {
     let (parts, body) = request.into_parts();
     let limit = core.config.request_timeout;
-    let clock = Clock::start(wanted_timeout(&parts.headers, limit)?, limit);
+    let clock = Clock::start(wanted_timeout(&parts.headers)?, limit);
     let params = Params::of(&parts.uri)?;
     let form = Form::of(&parts.headers);
-    let room = ask::hold(core, params.model.as_deref(), form != Form::Raw, record)?;
+    let room = ask::hold(core, params.model.as_deref(), form != Form::Image, record)?;
     let max_images = core.config.max_images_per_request;
     let question = clock
         .within(body::read(form, params, parts, body, max_images))
@@ -53,18 +53,17 @@ async fn answer(core: &Core, request: Request, record: &Record) -> Result<Reply,
     ask::ask(core, Some(room), clock, question, record).await
 }
 
-/// The time that the caller gives the request.
-fn wanted_timeout(headers: &HeaderMap, limit: Duration) -> Result<Option<Duration>, Error> {
+/// The time that the caller gives the request; the server's limit may be less.
+fn wanted_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Error> {
     let Some(value) = headers.get(TIMEOUT) else {
         return Ok(None);
     };
     let text = String::from_utf8_lossy(value.as_bytes());
-    let limit_ms = limit.as_millis();
     match text.trim().parse::<u64>() {
-        Ok(ms) if ms >= 1 && u128::from(ms) <= limit_ms => Ok(Some(Duration::from_millis(ms))),
+        Ok(ms) if ms >= 1 => Ok(Some(Duration::from_millis(ms))),
         _ => Err(Error::new(
             Code::InvalidRequest,
-            format!("{TIMEOUT} is {text:?}, expected 1 to {limit_ms}"),
+            format!("{TIMEOUT} is {text:?}, expected a whole number of milliseconds, at least 1"),
         )),
     }
 }

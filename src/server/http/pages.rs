@@ -14,7 +14,7 @@ use serde_json::json;
 use super::failure;
 use super::reply::Model;
 use crate::server::Core;
-use crate::service::Code;
+use crate::service::{Code, ModelState, ModelStatus};
 
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -39,10 +39,10 @@ pub(super) async fn model(
         return failure(Code::NotFound, "the model's name is not UTF-8");
     };
     let models = core.classify.models();
-    let served: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
+    let known: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
     let message = format!(
-        "no model {name:?} is served; these are: {}",
-        served.join(", ")
+        "there is no model {name:?}; these are known: {}",
+        known.join(", ")
     );
     match models.into_iter().find(|model| model.name == name) {
         Some(model) => Json(Model::from(model)).into_response(),
@@ -64,10 +64,14 @@ pub(super) async fn ready(State(core): State<Arc<Core>>) -> Response {
             "the server is shutting down; send requests elsewhere",
         )
     } else {
-        failure(
-            Code::Unavailable,
-            "models are still loading; GET /models shows which",
-        )
+        let models = core.classify.models();
+        let failed = |model: &ModelStatus| matches!(model.state, ModelState::Failed(_));
+        let message = if !models.is_empty() && models.iter().all(failed) {
+            "no model could be loaded; GET /models says why"
+        } else {
+            "models are still loading; GET /models shows which"
+        };
+        failure(Code::Unavailable, message)
     }
 }
 
