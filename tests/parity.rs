@@ -23,7 +23,8 @@ fn norm_weights(architecture: &Architecture) -> [f64; 2] {
     match architecture.name {
         name if name.starts_with("plain") => [0.9, 1.3],
         "resnet110" | "resnet110_b" | "preact_resnet110" => [0.4, 0.7],
-        "resnet1202" | "resnet1202_b" => [0.2, 0.3],
+        "resnet1202" => [0.2, 0.3],
+        "resnet1202_b" => [0.3, 0.4],
         "preact_resnet1001" => [0.3, 0.6],
         _ => [0.5, 0.9],
     }

@@ -154,6 +154,8 @@ fn print_profile(out: &mut dyn Write, layers: &[LayerProfile]) -> Result<()> {
             layer.name,
         )?;
     }
+    let weights: usize = layers.iter().map(|l| l.weights).sum();
+    writeln!(out, "packed weights: {:.1} MB", weights as f64 / 1e6)?;
     Ok(())
 }
 

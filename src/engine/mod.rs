@@ -61,6 +61,8 @@ pub struct LayerProfile {
     pub output: [usize; 3],
     /// Multiply-accumulates of the batch.
     pub macs: u64,
+    /// Bytes of its packed weights.
+    pub weights: usize,
     pub time: Duration,
 }
 

@@ -180,11 +180,11 @@ pub(super) unsafe fn apply<S: Simd, const R: usize, const Q: usize, const B: usi
                     + at.pixel * view.pixel;
                 for (r, row) in tile.iter_mut().enumerate() {
                     for (q, pixel) in row.iter_mut().enumerate() {
-                        for b in 0..B {
+                        for (b, value) in pixel.iter_mut().enumerate() {
                             let at = from + r * view.row + q * view.pixel + b * view.block;
                             // SAFETY: the tensor has the output's shape, and the tile lies inside the output.
                             let other = unsafe { simd.load(data.as_ptr().add(at)) };
-                            pixel[b] = simd.add(pixel[b], other);
+                            *value = simd.add(*value, other);
                         }
                     }
                 }

@@ -129,6 +129,7 @@ impl Engine for FusedEngine {
                 algorithm: step.kernel.name(),
                 output: [channels, height, width],
                 macs: (step.macs * batch) as u64,
+                weights: step.kernel.weights() * size_of::<f32>(),
                 time,
             });
         })?;

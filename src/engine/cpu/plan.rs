@@ -67,6 +67,14 @@ impl Plan {
 }
 
 impl Kernel {
+    /// Values of its packed weights.
+    pub(super) fn weights(&self) -> usize {
+        match self {
+            Self::Conv(conv) => conv.packed_len(),
+            Self::Image | Self::Pool(_) | Self::Map(_) | Self::Concat | Self::Flatten => 0,
+        }
+    }
+
     /// What runs, for profiles.
     pub(super) fn name(&self) -> &'static str {
         match self {
@@ -227,4 +235,83 @@ fn step(layer: Layer, output: Place, places: &[Place], token: Token) -> Result<S
         name: layer.name,
         macs,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::{Builder, NodeId, Shape};
+    use crate::weights::Generator;
+
+    fn plan(build: impl Fn(&mut Builder, NodeId)) -> Plan {
+        let (mut b, x) = Builder::new(Shape::new(3, 16, 16));
+        build(&mut b, x);
+        let graph = b.finish().expect("a graph");
+        let source = Generator::new(&graph, 3, [0.5, 0.9]);
+        let parameters = Parameters::load(&graph, &source).expect("generated weights");
+        Plan::new(&graph, parameters, Token::detect(None)).expect("a plan")
+    }
+
+    /// Three residual blocks, a value that stays alive over all of them, and their concatenation.
+    fn blocks(b: &mut Builder, x: NodeId) {
+        let early = b.conv("stem", x, 32, 3, 1);
+        let mut x = early;
+        for i in 0..3 {
+            let y = b.conv(&format!("a{i}"), x, 8, 1, 1);
+            let y = b.conv(&format!("b{i}"), y, 8, 3, 1);
+            let y = b.conv(&format!("c{i}"), y, 32, 1, 1);
+            x = b.add(y, x);
+        }
+        b.layer("", crate::ir::Op::Concat, &[x, early]);
+    }
+
+    #[test]
+    fn no_value_is_overwritten_before_its_last_reader() {
+        let plan = plan(blocks);
+        for (i, step) in plan.steps.iter().enumerate() {
+            // values made before this step that it or a later one reads, by place
+            for reader in &plan.steps[i..] {
+                for read in reader.inputs.iter().chain(&reader.added) {
+                    let made = plan.steps[..i]
+                        .iter()
+                        .rposition(|s| s.output.buffer == read.buffer);
+                    let later = plan.steps[i..].iter().position(|s| std::ptr::eq(s, reader));
+                    let remade = later.is_some_and(|n| {
+                        plan.steps[i..i + n]
+                            .iter()
+                            .any(|s| s.output.buffer == read.buffer)
+                    });
+                    if let (Some(made), false) = (made, remade) {
+                        assert_ne!(
+                            step.output.buffer, read.buffer,
+                            "step {i} overwrites the value of step {made}"
+                        );
+                        assert_eq!(plan.steps[made].output.layout, read.layout, "step {i}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn buffers_are_reused_and_large_enough() {
+        let plan = plan(blocks);
+        // the early value, a block's input, the one before its last layer, and that layer's output
+        assert_eq!(plan.buffers.len(), 4);
+        for step in &plan.steps {
+            assert!(plan.buffers[step.output.buffer] >= step.output.layout.image());
+        }
+    }
+
+    #[test]
+    fn the_image_of_a_convolution_keeps_its_channels_together() {
+        let lanes = |plan: &Plan| plan.steps[0].output.layout.lanes;
+        assert_eq!(lanes(&plan(blocks)), 3);
+        let token = Token::detect(None).lanes();
+        let two_readers = plan(|b, x| {
+            b.conv("conv", x, 3, 3, 1);
+            b.relu(x);
+        });
+        assert_eq!(lanes(&two_readers), token);
+    }
 }

@@ -159,13 +159,13 @@ impl<St: Step, const R: usize, const Q: usize, const B: usize> Kernel for Micro<
                         // SAFETY: `run`'s caller vouches for every weight of the walk.
                         *vector = unsafe { simd.load(weights.add(b * S::LANES)) };
                     }
-                    for r in 0..R {
-                        for q in 0..Q {
+                    for (r, row_tile) in tile.iter_mut().enumerate() {
+                        for (q, pixel) in row_tile.iter_mut().enumerate() {
                             // SAFETY: `run`'s caller vouches for every input of the walk.
                             let x =
                                 simd.splat(unsafe { *row.add(i + r * walk.tile_row + q * step) });
-                            for b in 0..B {
-                                tile[r][q][b] = simd.fma(x, vectors[b], tile[r][q][b]);
+                            for (sum, &vector) in pixel.iter_mut().zip(&vectors) {
+                                *sum = simd.fma(x, vector, *sum);
                             }
                         }
                     }

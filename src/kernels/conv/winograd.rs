@@ -23,6 +23,9 @@ use crate::kernels::simd::{Kernel, Simd};
 /// Values of transformed input that a thread works on at a time: a part of the second-level cache.
 const CHUNK: usize = 128 << 10;
 
+/// Values of weights up to which threads work on chunks of their own.
+const OWN_WEIGHTS: usize = 256 << 10;
+
 /// Values of transformed input that threads share at a time.
 const SHARED_CHUNK: usize = 1 << 20;
 
@@ -148,7 +151,9 @@ impl<F: Transform<M, T> + Sync, const M: usize, const T: usize> Winograd<F, M, T
         let whole =
             |values: usize| (values / self.tile_inputs() / self.widest).max(1) * self.widest;
         let own = whole(CHUNK);
-        let step = if threads.count() == 1 || tiles.div_ceil(own) >= 4 * threads.count() {
+        // each chunk passes over all weights: many small ones only where those stay in the cache
+        let alone = self.weights.len() <= OWN_WEIGHTS && tiles.div_ceil(own) >= 4 * threads.count();
+        let step = if alone {
             own
         } else {
             whole(SHARED_CHUNK).min(tiles)
@@ -157,7 +162,7 @@ impl<F: Transform<M, T> + Sync, const M: usize, const T: usize> Winograd<F, M, T
             .step_by(step)
             .map(|from| from..(from + step).min(tiles))
             .collect();
-        if step == own && ranges.len() > 1 {
+        if alone {
             claim(threads, ranges.len(), |i| {
                 self.alone(ranges[i].clone(), input, &operations, output);
             });
@@ -335,12 +340,12 @@ impl<F: Transform<M, T> + Sync, const M: usize, const T: usize> Kernel
             }
             for c in 0..T {
                 let mut column = [simd.splat(0.0); T];
-                for r in 0..T {
-                    column[r] = patch[r][c];
+                for (vector, row) in column.iter_mut().zip(&patch) {
+                    *vector = row[c];
                 }
                 let column = F::input(simd, column);
-                for r in 0..T {
-                    patch[r][c] = column[r];
+                for (row, vector) in patch.iter_mut().zip(column) {
+                    row[c] = vector;
                 }
             }
             let to = (self.block * tiles.len() + i) * S::LANES;
