@@ -21,6 +21,9 @@ unsafe impl Send for Buffer {}
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
+    /// Values from which a buffer asks for huge pages.
+    pub const HUGE: usize = HUGE_PAGE / size_of::<f32>();
+
     /// # Panics
     /// When `len` values are more than an address can count.
     pub fn zeroed(len: usize) -> Self {

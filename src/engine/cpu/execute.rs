@@ -59,7 +59,7 @@ impl FusedEngine {
         super::super::check_lengths(&self.graph, batch, input, logits)?;
         for (buffer, &image) in self.buffers.iter_mut().zip(&self.plan.buffers) {
             if buffer.len() < batch * image {
-                *buffer = Buffer::zeroed(batch * image);
+                *buffer = Buffer::zeroed((batch * image).max(Buffer::HUGE));
             }
         }
         let threads: &dyn Threads = match &self.threads {

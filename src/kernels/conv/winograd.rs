@@ -72,7 +72,8 @@ fn scratch<R>(which: usize, len: usize, body: impl FnOnce(&mut [f32]) -> R) -> R
     // taken out meanwhile: the body may run other layers' tasks on this thread
     let mut buffer = SCRATCH.with(|s| std::mem::take(&mut s.borrow_mut()[which]));
     if buffer.len() < len {
-        buffer = Buffer::zeroed(len);
+        // points lie pages apart: on small pages every access would be a miss of the translation cache
+        buffer = Buffer::zeroed(len.max(Buffer::HUGE));
     }
     let result = body(&mut buffer[..len]);
     SCRATCH.with(|s| s.borrow_mut()[which] = buffer);
@@ -321,36 +322,41 @@ impl<F: Transform<M, T> + Sync, const M: usize, const T: usize> Kernel
                 + self.block * layout.block()
                 + top * layout.row()
                 + left * S::LANES;
-            let mut patch = [[simd.splat(0.0); T]; T];
-            for (r, row) in patch.iter_mut().enumerate() {
-                for (c, vector) in row.iter_mut().enumerate() {
-                    // what lies beyond the border reaches only outputs that are not stored
-                    if r < rows && c < columns {
-                        // SAFETY: inside the image's padded block, as the comparison says; `Winograd::run` checked that
-                        // the input holds the batch.
-                        *vector = unsafe {
-                            simd.load(
-                                self.input
-                                    .as_ptr()
-                                    .add(from + r * layout.row() + c * S::LANES),
-                            )
-                        };
+            // SAFETY: inside the image's padded block, whose rows and columns these are counts of; `Winograd::run`
+            // checked that the input holds the batch.
+            let window = |r: usize, c: usize| unsafe {
+                simd.load(
+                    self.input
+                        .as_ptr()
+                        .add(from + r * layout.row() + c * S::LANES),
+                )
+            };
+            let mut half = [[simd.splat(0.0); T]; T];
+            if rows == T && columns == T {
+                for c in 0..T {
+                    let mut column = [simd.splat(0.0); T];
+                    for (r, vector) in column.iter_mut().enumerate() {
+                        *vector = window(r, c);
+                    }
+                    for (row, vector) in half.iter_mut().zip(F::input(simd, column)) {
+                        row[c] = vector;
                     }
                 }
-            }
-            for c in 0..T {
-                let mut column = [simd.splat(0.0); T];
-                for (vector, row) in column.iter_mut().zip(&patch) {
-                    *vector = row[c];
-                }
-                let column = F::input(simd, column);
-                for (row, vector) in patch.iter_mut().zip(column) {
-                    row[c] = vector;
+            } else {
+                // what lies beyond the border reaches only outputs that are not stored
+                for c in 0..columns.min(T) {
+                    let mut column = [simd.splat(0.0); T];
+                    for (r, vector) in column.iter_mut().enumerate().take(rows) {
+                        *vector = window(r, c);
+                    }
+                    for (row, vector) in half.iter_mut().zip(F::input(simd, column)) {
+                        row[c] = vector;
+                    }
                 }
             }
             let to = (self.block * tiles.len() + i) * S::LANES;
             let to = self.chunk.inputs.start().wrapping_add(to);
-            for (r, row) in patch.iter().enumerate() {
+            for (r, row) in half.iter().enumerate() {
                 for (c, &vector) in F::input(simd, *row).iter().enumerate() {
                     // SAFETY: `[point][block][tile][lane]` of the chunk's memory, whose length is the product; each
                     // block and part is transformed by one task.
@@ -485,7 +491,11 @@ impl<F: Transform<M, T> + Sync, const M: usize, const T: usize> OutputTransform<
         let (image, y, x) = self.conv.at(tile);
         let columns = M.min(layout.width - x);
         for (r, row) in half.iter().enumerate().take(layout.height - y) {
-            let mut row: Tile<S::Vector, 1, M, 1> = [F::output(simd, *row).map(|v| [v])];
+            let mut row_tile: Tile<S::Vector, 1, M, 1> = [[[simd.splat(0.0)]; M]];
+            // not `map`, which need not be inlined
+            for (pixel, vector) in row_tile[0].iter_mut().zip(F::output(simd, *row)) {
+                *pixel = [vector];
+            }
             let at = |pixel| Position {
                 image,
                 block,
@@ -499,9 +509,9 @@ impl<F: Transform<M, T> + Sync, const M: usize, const T: usize> OutputTransform<
             let to = self.output.start().wrapping_add(to);
             if columns == M {
                 // SAFETY: all pixels of this row lie in the output, which the epilogue was checked and bound for.
-                unsafe { apply(simd, self.operations, at(x), &mut row) };
+                unsafe { apply(simd, self.operations, at(x), &mut row_tile) };
             }
-            for (c, pixel) in row[0].iter().enumerate().take(columns) {
+            for (c, pixel) in row_tile[0].iter().enumerate().take(columns) {
                 let mut one: Tile<S::Vector, 1, 1, 1> = [[*pixel]];
                 if columns < M {
                     // SAFETY: this pixel lies in the output, which the epilogue was checked and bound for.
