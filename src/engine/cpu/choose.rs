@@ -74,7 +74,7 @@ fn estimate(spec: &ConvSpec, input: &Layout) -> Algorithm {
             Algorithm::Direct,
         ),
         (cost(4, 400), Algorithm::Winograd4),
-        (cost(6, 700), Algorithm::Winograd6),
+        (cost(6, 1600), Algorithm::Winograd6),
     ];
     costs
         .into_iter()
