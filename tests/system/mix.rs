@@ -100,7 +100,7 @@ impl Corpus {
         let bad = vec![
             sample(
                 "no image",
-                b"{\"not\": \"an image\"}".to_vec(),
+                b"words, and no image".to_vec(),
                 "undecodable_image",
             ),
             sample("cut.jpg", cut(photo("coffee_420.jpg")), "undecodable_image"),

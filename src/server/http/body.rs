@@ -39,6 +39,9 @@ pub(super) struct Params {
     pub(super) top_k: Option<usize>,
 }
 
+/// Bytes of a body that show whether it is JSON: noise that begins like it does not go on like it.
+const JSON_START: usize = 16;
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct JsonRequest<'a> {
@@ -171,8 +174,9 @@ async fn value(name: &str, mut field: Field<'_>) -> Result<String, Error> {
 
 /// Whether the body begins as a JSON object, array or string; no image does.
 fn is_json(body: &[u8]) -> bool {
-    let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
-    matches!(first, Some(b'{' | b'[' | b'"'))
+    let text = body.trim_ascii_start();
+    let plain = |byte: &u8| byte.is_ascii_graphic() || byte.is_ascii_whitespace();
+    matches!(text.first(), Some(b'{' | b'[' | b'"')) && text.iter().take(JSON_START).all(plain)
 }
 
 fn parse_json(json: &[u8], max_images: usize) -> Result<Ask, Error> {
@@ -243,4 +247,19 @@ fn too_many(max_images: usize) -> Error {
 
 fn invalid(message: impl Into<String>) -> Error {
     Error::new(Code::InvalidRequest, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_json;
+
+    #[test]
+    fn the_first_bytes_tell_json_from_noise() {
+        assert!(is_json(b"{\"images\":[]}"));
+        assert!(is_json(b" \r\n[1]"));
+        assert!(is_json(b"{"));
+        assert!(!is_json(b"{\x00\xff\x91noise"));
+        assert!(!is_json(b"\xff\xd8\xff\xe0 JPEG"));
+        assert!(!is_json(b""));
+    }
 }
