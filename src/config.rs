@@ -170,6 +170,17 @@ struct ServerArgs {
     drain_timeout: Duration,
 }
 
+/// The one model of a command without a server.
+#[derive(Debug, Args)]
+pub struct LocalArgs {
+    #[command(flatten)]
+    pub models: ModelArgs,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    #[command(flatten)]
+    pub images: ImageArgs,
+}
+
 #[derive(Debug, Args)]
 pub struct ClassifyArgs {
     /// Image files
@@ -182,11 +193,7 @@ pub struct ClassifyArgs {
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
-    pub models: ModelArgs,
-    #[command(flatten)]
-    pub engine: EngineArgs,
-    #[command(flatten)]
-    pub images: ImageArgs,
+    pub local: LocalArgs,
 }
 
 #[derive(Debug, Args)]
@@ -198,11 +205,7 @@ pub struct EvaluateArgs {
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
-    pub models: ModelArgs,
-    #[command(flatten)]
-    pub engine: EngineArgs,
-    #[command(flatten)]
-    pub images: ImageArgs,
+    pub local: LocalArgs,
 }
 
 #[derive(Debug, Args)]

@@ -12,7 +12,7 @@ use crate::config::ClassifyArgs;
 use crate::service::{Error, Prediction};
 
 pub(super) fn run(args: &ClassifyArgs, out: &mut dyn Write) -> Result<()> {
-    let local = Local::new(&args.models, &args.engine, &args.images)?;
+    let local = Local::new(&args.local)?;
     let failed = runtime()?.block_on(async {
         let mut answers = futures_util::stream::iter(&args.files)
             .map(async |file| (file, local.classify(file, usize::from(args.top_k)).await))

@@ -27,7 +27,7 @@ struct Tally {
 }
 
 pub(super) fn run(args: &EvaluateArgs, out: &mut dyn Write) -> Result<()> {
-    let local = Local::new(&args.models, &args.engine, &args.images)?;
+    let local = Local::new(&args.local)?;
     let samples = samples(&args.data, &local.model.labels)?;
     let bar = ProgressBar::new(samples.len() as u64).with_style(style()?);
     let started = Instant::now();

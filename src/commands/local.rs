@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use super::wanted::wanted;
 use crate::batching;
-use crate::config::{EngineArgs, ImageArgs, ModelArgs};
+use crate::config::LocalArgs;
 use crate::repository;
 use crate::service::{self, Classifier, Classify, Code, Prediction, Request, ServedModel};
 use crate::telemetry::Metrics;
@@ -26,7 +26,12 @@ pub(super) struct Local {
 
 impl Local {
     /// Loads the one model that the flags name.
-    pub(super) fn new(models: &ModelArgs, engine: &EngineArgs, images: &ImageArgs) -> Result<Self> {
+    pub(super) fn new(args: &LocalArgs) -> Result<Self> {
+        let LocalArgs {
+            models,
+            engine,
+            images,
+        } = args;
         let pool = super::threads::pool(engine.threads())?;
         let wanted = wanted(models)?;
         let chosen = match &models.default_model {
