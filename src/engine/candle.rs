@@ -149,11 +149,7 @@ fn last_uses(graph: &Graph) -> Vec<Vec<usize>> {
 
 /// Takes a node's parameters and moves them to the device.
 fn layer(node: &Node, parameters: &mut Parameters, device: &Device) -> Result<Layer, EngineError> {
-    let mut take = |leaf: &str| {
-        let name = format!("{}.{leaf}", node.name);
-        let values = parameters.take(&name);
-        values.ok_or_else(|| EngineError::Device(format!("parameter {name} is missing")))
-    };
+    let mut take = |leaf| super::take(parameters, node, leaf);
     match node.op {
         Op::Conv2d {
             in_channels,

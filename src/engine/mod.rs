@@ -6,7 +6,8 @@ mod select;
 
 use std::time::Duration;
 
-use crate::ir::Graph;
+use crate::ir::{Graph, Node};
+use crate::weights::Parameters;
 
 pub use crate::kernels::{Isa, Token};
 pub use candle::CandleEngine;
@@ -92,6 +93,13 @@ pub enum EngineError {
     /// The build or the machine lacks what was asked for.
     #[error("{0}")]
     Unavailable(String),
+}
+
+/// Takes one parameter of a node; `leaf` is the last part of its name.
+fn take(parameters: &mut Parameters, node: &Node, leaf: &str) -> Result<Vec<f32>, EngineError> {
+    let name = format!("{}.{leaf}", node.name);
+    let values = parameters.take(&name);
+    values.ok_or_else(|| EngineError::Device(format!("parameter {name} is missing")))
 }
 
 /// Refuses slices whose lengths do not fit the graph and batch.

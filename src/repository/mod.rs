@@ -48,13 +48,6 @@ pub struct LoadedModel {
     pub engine: Box<dyn Engine>,
 }
 
-impl LoadedModel {
-    /// Side of the square input image, in pixels.
-    pub fn input_size(&self) -> usize {
-        self.graph.input().height
-    }
-}
-
 impl fmt::Debug for LoadedModel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LoadedModel")

@@ -123,7 +123,7 @@ fn the_embedded_model_loads() {
     let model = load(&ModelSpec::embedded(), &Config::default()).unwrap();
     assert_eq!(model.name, "resnet20-cifar10");
     assert_eq!(
-        (model.architecture.name, model.input_size()),
+        (model.architecture.name, model.graph.input().height),
         ("resnet20", 32)
     );
     assert_eq!(
@@ -163,7 +163,7 @@ fn a_folder_may_say_everything() {
     let model = load_folder(folder.path()).unwrap();
     assert_eq!(model.labels, ["cat", "dog", "owl"]);
     assert_eq!(model.version, "2024-05");
-    assert_eq!((model.input_size(), model.graph.classes()), (64, 3));
+    assert_eq!((model.graph.input().height, model.graph.classes()), (64, 3));
     assert_eq!(model.preprocessing.interpolation, Interpolation::Lanczos);
     assert_eq!(model.preprocessing.mean, [0.0, 0.5, 1.0]);
     assert_eq!(model.provenance.epochs, Some(3));

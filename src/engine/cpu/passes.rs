@@ -1,7 +1,7 @@
 //! Lowers a graph to layers: batch norm is folded into the convolution before it, and element-wise operations whose
 //! input nobody else reads become the epilogue of the layer that computes that input.
 
-use crate::engine::EngineError;
+use crate::engine::{EngineError, take};
 use crate::ir::{Graph, Node, NodeId, Op, Pool2d, Shape};
 use crate::kernels::{ConvSpec, PoolSpec, Reduce, Window};
 use crate::weights::Parameters;
@@ -192,16 +192,11 @@ impl Lowering<'_> {
         self.layers.len() - 1
     }
 
-    fn take(&mut self, name: &str) -> Result<Vec<f32>, EngineError> {
-        let values = self.parameters.take(name);
-        values.ok_or_else(|| EngineError::Device(format!("parameter {name} is missing")))
-    }
-
     fn conv(&mut self, node: &Node, spec: ConvSpec, bias: bool) -> Result<usize, EngineError> {
-        let weights = self.take(&format!("{}.weight", node.name))?;
+        let weights = take(self.parameters, node, "weight")?;
         let layer = self.push(node, "", LayerOp::Conv { spec, weights });
         if bias {
-            let bias = self.take(&format!("{}.bias", node.name))?;
+            let bias = take(self.parameters, node, "bias")?;
             self.layers[layer].epilogue.push(Fused::Bias(bias));
         }
         Ok(layer)
@@ -209,7 +204,7 @@ impl Lowering<'_> {
 
     /// Batch norm as one multiplication and addition a channel.
     fn norm(&mut self, node: &Node, eps: f64) -> Result<(Vec<f64>, Vec<f64>), EngineError> {
-        let mut list = |leaf| self.take(&format!("{}.{leaf}", node.name));
+        let mut list = |leaf| take(self.parameters, node, leaf);
         let (weight, bias) = (list("weight")?, list("bias")?);
         let (mean, var) = (list("running_mean")?, list("running_var")?);
         let scale: Vec<f64> = weight
@@ -302,18 +297,15 @@ impl Layer {
     fn normalize(&mut self, scale: Vec<f64>, shift: Vec<f64>) {
         let round = |values: Vec<f64>| values.into_iter().map(|v| v as f32).collect();
         let foldable = matches!(self.epilogue.as_slice(), [] | [Fused::Bias(_)]);
-        let LayerOp::Conv { weights, .. } = &mut self.op else {
-            return self.epilogue.push(Fused::Affine {
-                scale: round(scale),
-                shift: round(shift),
-            });
+        let weights = match &mut self.op {
+            LayerOp::Conv { weights, .. } if foldable => weights,
+            _ => {
+                return self.epilogue.push(Fused::Affine {
+                    scale: round(scale),
+                    shift: round(shift),
+                });
+            }
         };
-        if !foldable {
-            return self.epilogue.push(Fused::Affine {
-                scale: round(scale),
-                shift: round(shift),
-            });
-        }
         let per_channel = weights.len() / scale.len().max(1);
         for (row, &s) in weights.chunks_exact_mut(per_channel.max(1)).zip(&scale) {
             row.iter_mut().for_each(|w| *w = (f64::from(*w) * s) as f32);
