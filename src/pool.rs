@@ -1,9 +1,10 @@
 //! The process's one pool of threads: layers of a forward pass run on it as loops that the caller shares in, decoding
 //! and preprocessing as queued jobs.
 //!
-//! Loops come first, as they are short and someone waits. An idle thread spins for about the time between two layers
-//! before it sleeps, since waking one costs as much as a small layer takes. The queue is unbounded; admission bounds its
-//! length.
+//! Loops come first, as they are short and someone waits. An idle thread spins while a loop is on and for about the time
+//! between two layers after it, since waking one costs as much as a small layer takes. As the caller of a loop works on
+//! it too, one thread fewer than there are may spin: one more would take a core from the loop. The queue is unbounded;
+//! admission bounds its length.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crate::kernels::{Lending, Threads};
 
-/// How long an idle thread looks for work before it sleeps.
+/// How long an idle thread looks for work, from the end of the last loop, before it sleeps.
 const SPIN: Duration = Duration::from_micros(30);
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -36,6 +37,8 @@ struct Shared {
     wake: Condvar,
     /// Counts what there was to do, so that a thread notices news without a lock.
     news: AtomicUsize,
+    /// Threads that look for news without a pause.
+    spinners: AtomicUsize,
     /// Threads that sleep, or have decided to and will look at `news` once more.
     sleepers: AtomicUsize,
     /// Length of the queue.
@@ -69,7 +72,7 @@ impl Pool {
             let shared = Arc::clone(&pool.shared);
             std::thread::Builder::new()
                 .name(format!("compute-{i}"))
-                .spawn(move || shared.work())?;
+                .spawn(move || shared.work(threads.get() - 1))?;
         }
         Ok(pool)
     }
@@ -83,7 +86,7 @@ impl Pool {
         shared.queued.store(queue.jobs.len(), Ordering::Release);
         drop(queue);
         shared.news.fetch_add(1, Ordering::SeqCst);
-        shared.wake(false);
+        shared.wake(1);
     }
 }
 
@@ -103,9 +106,12 @@ impl Threads for Pool {
             }
         };
         // the caller is one of the threads
-        let lent = self.shared.lending.lend(&guarded, self.threads - 1, || {
+        let helpers = self.threads - 1;
+        let lent = self.shared.lending.lend(&guarded, helpers, || {
             self.shared.news.fetch_add(1, Ordering::SeqCst);
-            self.shared.wake(true);
+            // who spins sees the news; who stops spinning looks once more before sleeping
+            let awake = self.shared.spinners.load(Ordering::SeqCst);
+            self.shared.wake(helpers.saturating_sub(awake));
             guarded();
         });
         if !lent {
@@ -125,20 +131,20 @@ impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.queue().closing = true;
         self.shared.news.fetch_add(1, Ordering::SeqCst);
-        self.shared.wake(true);
+        self.shared.wake(self.threads);
     }
 }
 
 impl Shared {
-    /// A thread's life.
-    fn work(&self) {
+    /// A thread's life; of all threads, so many may spin at a time.
+    fn work(&self, spinners: usize) {
         loop {
             let seen = self.news.load(Ordering::SeqCst);
             self.lending.help();
             if let Some(job) = self.next_job() {
                 // what a job leaves broken is its own; the thread goes on
                 let _ = catch_unwind(AssertUnwindSafe(job));
-            } else if !self.spin(seen) && !self.sleep(seen) {
+            } else if !self.spin(seen, spinners) && !self.sleep(seen) {
                 return;
             }
         }
@@ -154,18 +160,28 @@ impl Shared {
         job
     }
 
-    /// Waits a little for news; false if none came.
-    fn spin(&self, seen: usize) -> bool {
-        let start = Instant::now();
-        while start.elapsed() < SPIN {
-            for _ in 0..32 {
-                if self.news.load(Ordering::Relaxed) != seen {
-                    return true;
-                }
+    /// Waits a little for news; false if none came or enough threads wait so.
+    fn spin(&self, seen: usize, most: usize) -> bool {
+        if self.spinners.fetch_add(1, Ordering::SeqCst) >= most {
+            self.spinners.fetch_sub(1, Ordering::SeqCst);
+            return false;
+        }
+        let mut start = Instant::now();
+        let news = loop {
+            if self.news.load(Ordering::Relaxed) != seen {
+                break true;
+            }
+            if self.lending.is_on() {
+                start = Instant::now();
+            } else if start.elapsed() >= SPIN {
+                break false;
+            }
+            for _ in 0..8 {
                 std::hint::spin_loop();
             }
-        }
-        false
+        };
+        self.spinners.fetch_sub(1, Ordering::SeqCst);
+        news
     }
 
     /// Sleeps until there is news; false once the pool closes and no job is left.
@@ -184,15 +200,14 @@ impl Shared {
         !(queue.closing && queue.jobs.is_empty())
     }
 
-    fn wake(&self, all: bool) {
-        if self.sleepers.load(Ordering::SeqCst) == 0 {
+    /// Wakes so many threads, if so many sleep.
+    fn wake(&self, threads: usize) {
+        if threads == 0 || self.sleepers.load(Ordering::SeqCst) == 0 {
             return;
         }
         // a thread between its last look and its wait holds the lock
         drop(self.queue());
-        if all {
-            self.wake.notify_all();
-        } else {
+        for _ in 0..threads {
             self.wake.notify_one();
         }
     }

@@ -5,7 +5,7 @@
 //! until no helper is inside. That wait is what makes the erased lifetime sound, so both live here, whatever the pool
 //! does.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 type Job = &'static (dyn Fn() + Sync);
@@ -14,6 +14,8 @@ type Job = &'static (dyn Fn() + Sync);
 #[derive(Default)]
 pub struct Lending {
     offer: Mutex<Option<Offer>>,
+    /// Whether there is an offer, for those who only look.
+    on: AtomicBool,
     /// Helpers inside the closure.
     inside: AtomicUsize,
 }
@@ -47,10 +49,16 @@ impl Lending {
                 return false;
             }
             *offer = Some(Offer { job, places });
+            self.on.store(true, Ordering::Relaxed);
         }
         let _withdraw = Withdraw(self);
         meanwhile();
         true
+    }
+
+    /// Whether a closure is on offer; by the time the caller looks it may not be.
+    pub fn is_on(&self) -> bool {
+        self.on.load(Ordering::Relaxed)
     }
 
     /// Runs the closure on offer, if there is one with a place left; says whether it did. A panic in the closure passes
@@ -84,6 +92,7 @@ struct Withdraw<'a>(&'a Lending);
 impl Drop for Withdraw<'_> {
     fn drop(&mut self) {
         *self.0.lock() = None;
+        self.0.on.store(false, Ordering::Relaxed);
         let mut spins = 0u32;
         while self.0.inside.load(Ordering::Acquire) != 0 {
             spins += 1;
