@@ -26,22 +26,31 @@ impl Threads for Serial {
     }
 }
 
-/// Runs `body` once for each task number below `tasks`; threads claim numbers in order.
+/// Runs `body` once for each task number below `tasks`. Each thread takes its own run of neighbouring numbers, in order,
+/// and then what is left of the others' runs.
 ///
-/// That no number is claimed twice rests on the counter here and not on what `threads` does.
+/// That no number is claimed twice rests on the counters here and not on what `threads` does.
 pub(super) fn claim(threads: &dyn Threads, tasks: usize, body: impl Fn(usize) + Sync) {
-    if tasks <= 1 {
+    let runs = threads.count().min(tasks);
+    if runs <= 1 {
         (0..tasks).for_each(body);
         return;
     }
-    let next = AtomicUsize::new(0);
+    let next: Vec<AtomicUsize> = (0..runs)
+        .map(|run| AtomicUsize::new(run * tasks / runs))
+        .collect();
+    let entered = AtomicUsize::new(0);
     threads.broadcast(&|| {
-        loop {
-            let task = next.fetch_add(1, Ordering::Relaxed);
-            if task >= tasks {
-                break;
+        let first = entered.fetch_add(1, Ordering::Relaxed);
+        for i in 0..runs {
+            let run = (first + i) % runs;
+            loop {
+                let task = next[run].fetch_add(1, Ordering::Relaxed);
+                if task >= (run + 1) * tasks / runs {
+                    break;
+                }
+                body(task);
             }
-            body(task);
         }
     });
 }

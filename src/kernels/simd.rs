@@ -45,6 +45,12 @@ pub(super) trait Simd: Copy {
         let _ = from;
     }
 
+    /// The same, in the first-level cache.
+    #[inline(always)]
+    fn prefetch_near(self, from: *const f32) {
+        let _ = from;
+    }
+
     /// Runs `kernel` in code compiled for this instruction set.
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output;
 }
@@ -186,10 +192,10 @@ impl Simd for Portable {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m256, __m512, _MM_HINT_T1, _mm_prefetch, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
-        _mm256_max_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_storeu_ps, _mm256_sub_ps,
-        _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_max_ps, _mm512_mul_ps,
-        _mm512_set1_ps, _mm512_storeu_ps, _mm512_sub_ps,
+        __m256, __m512, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm256_add_ps, _mm256_fmadd_ps,
+        _mm256_loadu_ps, _mm256_max_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_storeu_ps,
+        _mm256_sub_ps, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_max_ps,
+        _mm512_mul_ps, _mm512_set1_ps, _mm512_storeu_ps, _mm512_sub_ps,
     };
 
     use super::{Avx2, Avx512, Kernel, Simd};
@@ -203,6 +209,12 @@ mod x86 {
             fn prefetch(self, from: *const f32) {
                 // SAFETY: a prefetch reads nothing and faults nowhere.
                 unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) };
+            }
+
+            #[inline(always)]
+            fn prefetch_near(self, from: *const f32) {
+                // SAFETY: a prefetch reads nothing and faults nowhere.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) };
             }
 
             #[inline(always)]

@@ -4,7 +4,8 @@
 //! images give equal bits. Groups need no code of their own: each output block reads only the input blocks that its
 //! groups lie in, and weights between different groups of one block are zeros.
 
-use super::tile::{self, Job, TileShape, Walk};
+use super::grid::{Grid, Part, Shape};
+use super::tile::{self, AHEAD, Job, TileShape, Walk};
 use super::{ConvCall, ConvParts, ConvSpec};
 use crate::kernels::buffer::Buffer;
 use crate::kernels::disjoint::{Disjoint, Threads, claim};
@@ -12,9 +13,6 @@ use crate::kernels::epilogue::{Bound, Epilogue, Position};
 use crate::kernels::isa::Token;
 use crate::kernels::layout::{Layout, Plane, View};
 use crate::kernels::simd::{Kernel, Simd};
-
-/// Multiply-accumulates of a task: some 40 microseconds of one AVX-512 core.
-const TASK_MACS: usize = 4 << 20;
 
 #[derive(Debug)]
 pub(super) struct Direct {
@@ -42,6 +40,13 @@ struct Unit {
     input_blocks: usize,
     /// Where its weights begin.
     weights: usize,
+}
+
+impl Unit {
+    /// Steps of its sums.
+    fn steps(&self, walk: &Walk) -> usize {
+        self.input_blocks * walk.kernel_rows * walk.run
+    }
 }
 
 impl Direct {
@@ -112,12 +117,9 @@ impl Direct {
         let grid = self.grid(threads.count(), batch);
         let output = Disjoint::new(output);
         claim(threads, grid.tasks(), |task| {
-            let (unit, image, band) = grid.place(task);
             self.token.run(Task {
                 conv: self,
-                unit: self.units[unit],
-                image,
-                rows: grid.rows(band),
+                part: grid.part(task),
                 grid: &grid,
                 input,
                 operations: &operations,
@@ -133,86 +135,24 @@ impl Direct {
             Plane::Flat => (1, self.output.height * self.output.width, batch),
             Plane::Batch => (1, batch, 1),
         };
-        let tiles = width.div_ceil(self.widest);
-        let tile_rows = if rows > 1 && 2 * width <= self.widest {
-            2
-        } else {
-            1
-        };
-        let units = self.units.len();
-        let row_macs = width
-            * 2
-            * self.output.lanes
-            * self.units[0].input_blocks
-            * self.walk.kernel_rows
-            * self.walk.run;
-        let enough = (4 * threads).div_ceil(units * images);
-        let band = (TASK_MACS / row_macs.max(1)).min(rows / enough).max(1);
-        let band = band
-            .next_multiple_of(tile_rows)
-            .min(rows.next_multiple_of(tile_rows));
-        Grid {
+        let unit = &self.units[0];
+        Grid::new(Shape {
             rows,
             width,
             images,
-            units,
-            tiles,
-            tile_rows,
-            band,
-            // the larger of weights and image is the one to pass over once
-            units_first: self.weights.len() > self.input.image(),
-        }
+            widest: self.widest,
+            units: self.units.len(),
+            unit_weights: self.weights.len() / self.units.len(),
+            line_input: unit.input_blocks * self.walk.tile_row,
+            threads,
+        })
     }
 }
 
-/// The tasks of one call: output units times images times bands of rows.
-struct Grid {
-    rows: usize,
-    width: usize,
-    images: usize,
-    units: usize,
-    /// Tiles of a row, as even as can be.
-    tiles: usize,
-    /// Rows of a tile.
-    tile_rows: usize,
-    /// Rows of a band.
-    band: usize,
-    units_first: bool,
-}
-
-impl Grid {
-    fn bands(&self) -> usize {
-        self.rows.div_ceil(self.band)
-    }
-
-    fn tasks(&self) -> usize {
-        self.units * self.images * self.bands()
-    }
-
-    /// Unit, image and band of a task; neighbouring tasks share weights or input.
-    fn place(&self, task: usize) -> (usize, usize, usize) {
-        let bands = self.bands();
-        if self.units_first {
-            let rest = task % (self.images * bands);
-            (task / (self.images * bands), rest / bands, rest % bands)
-        } else {
-            let rest = task / self.units;
-            (task % self.units, rest / bands, rest % bands)
-        }
-    }
-
-    fn rows(&self, band: usize) -> std::ops::Range<usize> {
-        let from = band * self.band;
-        from..(from + self.band).min(self.rows)
-    }
-}
-
-/// One band of one unit of one image.
+/// One band of one image for one group of units.
 struct Task<'a> {
     conv: &'a Direct,
-    unit: Unit,
-    image: usize,
-    rows: std::ops::Range<usize>,
+    part: Part,
     grid: &'a Grid,
     input: &'a [f32],
     operations: &'a [Bound<'a>],
@@ -224,56 +164,59 @@ impl Kernel for Task<'_> {
 
     /// Plain loops; each tile enters the instruction set by itself.
     fn run<S: Simd>(self, simd: S) {
-        self.zero_borders();
-        let (base, extra) = (
-            self.grid.width / self.grid.tiles,
-            self.grid.width % self.grid.tiles,
-        );
-        let mut row = self.rows.start;
-        while row < self.rows.end {
-            let rows = self.grid.tile_rows.min(self.rows.end - row);
-            let mut pixel = 0;
-            for i in 0..self.grid.tiles {
+        let tiles = self.grid.tiles(&self.part.lines).count();
+        for index in self.part.units.clone() {
+            let unit = &self.conv.units[index];
+            self.zero_borders(unit);
+            let next = self.conv.units.get(index + 1);
+            for (i, place) in self.grid.tiles(&self.part.lines).enumerate() {
                 let shape = TileShape {
-                    rows,
-                    pixels: base + usize::from(i < extra),
-                    blocks: self.unit.blocks,
+                    blocks: unit.blocks,
+                    ..place.shape
                 };
-                // SAFETY: the tile lies in this task's rows and unit, which no other task writes; `Conv::new` checked
+                let mut job = self.job(unit, place.row, place.pixel);
+                if let (1.., Some(next)) = (i, next) {
+                    // the other tiles together fetch what the next unit begins with
+                    let steps = next.steps(&self.conv.walk);
+                    job.ahead_step =
+                        (size_of::<f32>() * unit.blocks * S::LANES).div_ceil(tiles - 1);
+                    job.ahead = self.conv.weights[next.weights..]
+                        .as_ptr()
+                        .wrapping_byte_add((i - 1) * steps * job.ahead_step);
+                }
+                // SAFETY: the tile lies in this task's lines and units, which no other task writes; `Conv::new` checked
                 // that windows stay inside the input's border and that the epilogue fits the output, `Direct::run` that
                 // the slices hold the batch.
-                unsafe { tile::run(simd, shape, self.job(row, pixel)) };
-                pixel += shape.pixels;
+                unsafe { tile::run(simd, shape, job) };
             }
-            row += rows;
         }
     }
 }
 
 impl Task<'_> {
-    fn job(&self, row: usize, pixel: usize) -> Job<'_> {
-        let (conv, unit) = (self.conv, &self.unit);
+    fn job(&self, unit: &Unit, row: usize, pixel: usize) -> Job<'_> {
+        let (conv, image) = (self.conv, self.part.image);
         let (from, to) = (&conv.input_view, &conv.output_view);
         let input = from.origin
-            + self.image * from.image
+            + image * from.image
             + unit.input_block * from.block
             + row * conv.walk.tile_row
             + pixel * conv.walk.pixel
             - conv.padding;
-        let output = to.origin
-            + self.image * to.image
-            + unit.block * to.block
-            + row * to.row
-            + pixel * to.pixel;
+        let output =
+            to.origin + image * to.image + unit.block * to.block + row * to.row + pixel * to.pixel;
+        let weights = conv.weights.as_ptr().wrapping_add(unit.weights);
         Job {
             walk: &conv.walk,
             operations: self.operations,
             blocks: unit.input_blocks,
             input: self.input.as_ptr().wrapping_add(input),
-            weights: conv.weights.as_ptr().wrapping_add(unit.weights),
+            weights,
+            ahead: weights.wrapping_add(AHEAD * unit.blocks * conv.output.lanes),
+            ahead_step: size_of::<f32>() * unit.blocks * conv.output.lanes,
             output: self.output.start().wrapping_add(output),
             at: Position {
-                image: self.image,
+                image,
                 block: unit.block,
                 row,
                 pixel,
@@ -282,26 +225,23 @@ impl Task<'_> {
     }
 
     /// Zeroes the border beside this task's rows, and above or below them at the image's edge.
-    fn zero_borders(&self) {
+    fn zero_borders(&self, unit: &Unit) {
         let layout = &self.conv.output;
         if layout.border == 0 {
             return;
         }
-        let from = if self.rows.start == 0 {
+        // a border rules out the planes whose rows are not the image's
+        let rows = self.grid.rows(&self.part.lines);
+        let from = if rows.start == 0 {
             0
         } else {
-            self.rows.start + layout.border
+            rows.start + layout.border
         };
-        let to = self.rows.end
-            + if self.rows.end == self.grid.rows {
-                2
-            } else {
-                1
-            } * layout.border;
-        for block in self.unit.block..self.unit.block + self.unit.blocks {
-            let start = self.image * layout.image() + block * layout.block();
-            // SAFETY: the padded rows of this task's band, which no other task touches; a border rules out the planes
-            // whose rows are not the image's.
+        let edges = 1 + usize::from(rows.end == layout.height);
+        let to = rows.end + edges * layout.border;
+        for block in unit.block..unit.block + unit.blocks {
+            let start = self.part.image * layout.image() + block * layout.block();
+            // SAFETY: the padded rows of this task's band, which no other task touches.
             let rows = unsafe {
                 self.output
                     .region(start + from * layout.row(), (to - from) * layout.row())

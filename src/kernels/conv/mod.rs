@@ -1,6 +1,7 @@
 //! Convolutions over blocked activations. A linear layer is the 1x1 convolution of an image of one pixel.
 
 mod direct;
+mod grid;
 mod tile;
 mod transforms;
 mod winograd;

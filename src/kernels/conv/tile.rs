@@ -10,9 +10,12 @@ use std::marker::PhantomData;
 use crate::kernels::epilogue::{Bound, Position, Tile, apply};
 use crate::kernels::simd::{Kernel, Simd};
 
-/// Steps of a sum by which weights are fetched ahead: some 900 cycles, the third-level cache's latency with room. The
-/// hardware's prefetcher stops at each 4 KiB.
-const AHEAD: usize = 64;
+/// Steps of a sum by which its own weights are fetched ahead: some 900 cycles, the third-level cache's latency with room.
+/// The hardware's prefetcher stops at each 4 KiB.
+pub(super) const AHEAD: usize = 64;
+
+/// Input blocks by which inputs are fetched ahead. Blocks lie pages apart, so the hardware does not foresee them.
+const NEXT: usize = 2;
 
 /// Strides and lengths of the sums of one convolution, in values.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +47,9 @@ pub(super) struct Job<'a> {
     pub(super) input: *const f32,
     /// `[block][kernel row][run][out block][lane]`.
     pub(super) weights: *const f32,
+    /// What to fetch into the second-level cache meanwhile, and bytes of it a step.
+    pub(super) ahead: *const f32,
+    pub(super) ahead_step: usize,
     /// First value of the first pixel in the first output block.
     pub(super) output: *mut f32,
     pub(super) at: Position,
@@ -153,6 +159,7 @@ impl<St: Step, const R: usize, const Q: usize, const B: usize> Kernel for Micro<
         let step = St::values(S::LANES, walk.pixel);
         let mut tile: Tile<S::Vector, R, Q, B> = [[[simd.splat(0.0); B]; Q]; R];
         let mut weights = job.weights;
+        let mut ahead = job.ahead;
         let mut block = job.input;
         for _ in 0..job.blocks {
             let mut row = block;
@@ -162,8 +169,10 @@ impl<St: Step, const R: usize, const Q: usize, const B: usize> Kernel for Micro<
                     for (b, vector) in vectors.iter_mut().enumerate() {
                         // SAFETY: `run`'s caller vouches for every weight of the walk.
                         *vector = unsafe { simd.load(weights.add(b * S::LANES)) };
-                        simd.prefetch(weights.wrapping_add((AHEAD * B + b) * S::LANES));
+                        simd.prefetch(ahead.wrapping_add(b * S::LANES));
                     }
+                    ahead = ahead.wrapping_byte_add(job.ahead_step);
+                    simd.prefetch_near(row.wrapping_add(walk.block * NEXT + i * step));
                     for (r, row_tile) in tile.iter_mut().enumerate() {
                         for (q, pixel) in row_tile.iter_mut().enumerate() {
                             // SAFETY: `run`'s caller vouches for every input of the walk.

@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::tile::{self, Job, TileShape, Walk};
+use super::tile::{self, AHEAD, Job, TileShape, Walk};
 use super::transforms::{Four, Six, Transform};
 use super::{ConvCall, ConvParts, Misfit};
 use crate::kernels::buffer::Buffer;
@@ -416,6 +416,11 @@ impl<F: Transform<M, T> + Sync, const M: usize, const T: usize> Kernel for Produ
                     blocks,
                     input: inputs.wrapping_add(from * S::LANES),
                     weights: conv.weights.as_ptr().wrapping_add(weights),
+                    ahead: conv
+                        .weights
+                        .as_ptr()
+                        .wrapping_add(weights + AHEAD * unit.blocks * S::LANES),
+                    ahead_step: size_of::<f32>() * unit.blocks * S::LANES,
                     output: self
                         .products
                         .as_mut_ptr()
