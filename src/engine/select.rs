@@ -26,6 +26,8 @@ pub enum DeviceChoice {
 pub enum Precision {
     #[default]
     F32,
+    /// Activations and weights in bf16, sums in f32; f32 where the CPU has no instructions for it.
+    Bf16,
 }
 
 /// `--engine`.
@@ -69,8 +71,30 @@ impl EngineOptions {
                         .into(),
                 ))
             }
+            DeviceChoice::Cpu | DeviceChoice::Auto
+                if self.precision == Precision::Bf16 && self.engine == EngineChoice::Candle =>
+            {
+                Err(EngineError::Unavailable(
+                    "the candle engine has no bf16; use --engine fused, or --precision f32".into(),
+                ))
+            }
             _ => Ok(()),
         }
+    }
+
+    /// The instructions of the fused engine.
+    fn token(&self) -> Token {
+        let widest = Token::detect(self.max_isa);
+        if self.precision == Precision::F32 {
+            return widest;
+        }
+        Token::detect_bf16(self.max_isa).unwrap_or_else(|| {
+            let isa = widest.isa();
+            tracing::warn!(
+                "bf16 needs a CPU with AVX512_BF16, or a wider --max-isa than {isa}; running in f32"
+            );
+            widest
+        })
     }
 }
 
@@ -94,10 +118,9 @@ pub fn select(
             Device::Cpu
         }),
     };
-    let Precision::F32 = options.precision;
     if device.is_cpu() && options.engine != EngineChoice::Candle {
-        let token = Token::detect(options.max_isa);
-        let engine = FusedEngine::new(graph, parameters, token, options.pool.clone())?;
+        let threads = options.pool.clone();
+        let engine = FusedEngine::new(graph, parameters, options.token(), threads)?;
         return Ok(Box::new(engine));
     }
     let info = EngineInfo {
@@ -169,8 +192,9 @@ impl std::str::FromStr for Precision {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
             _ => Err(format!(
-                "{text:?} is not a precision this build has; use f32"
+                "{text:?} is not a precision; use f32 or bf16"
             )),
         }
     }

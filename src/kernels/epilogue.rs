@@ -9,9 +9,9 @@ use super::simd::Simd;
 /// One step of an epilogue.
 #[derive(Clone, Debug)]
 pub enum Operation {
-    /// Adds one value a channel; zeros beyond the last channel.
+    /// Adds one value a channel; zeros beyond the last channel, up to [`Layout::listed`].
     Bias(Buffer),
-    /// Multiplies by `scale` and adds `shift`, one value a channel each; zeros beyond the last channel.
+    /// Multiplies by `scale` and adds `shift`, one value a channel each; zeros as above.
     Affine { scale: Buffer, shift: Buffer },
     /// Adds a tensor of the output's shape, laid out as this says; the tensors come with each call, in this order.
     Add(Layout),
@@ -40,12 +40,13 @@ pub(super) enum Bound<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct Position {
     pub(super) image: usize,
+    /// In blocks of the instruction set's own element.
     pub(super) block: usize,
     pub(super) row: usize,
     pub(super) pixel: usize,
 }
 
-/// Vectors of `R` rows of `Q` pixels and `B` blocks.
+/// Vectors of `R` rows of `Q` pixels, `B` of each: one or two a block, as [`Simd::CELL`] says.
 pub(super) type Tile<V, const R: usize, const Q: usize, const B: usize> = [[[V; B]; Q]; R];
 
 impl Epilogue {
@@ -67,6 +68,10 @@ impl Epilogue {
             })
     }
 
+    pub(super) fn adds_nothing(&self) -> bool {
+        self.added().next().is_none()
+    }
+
     /// Whether every added tensor allows the plane.
     pub(super) fn allows(&self, plane: Plane) -> bool {
         self.added().all(|layout| layout.allows(plane))
@@ -74,7 +79,7 @@ impl Epilogue {
 
     /// What does not fit an output of this layout, if anything.
     pub(super) fn misfit(&self, output: &Layout) -> Option<String> {
-        let values = output.blocks() * output.lanes;
+        let values = output.listed();
         for operation in &self.operations {
             let short = |b: &Buffer| b.len() < values;
             let fits = match operation {
@@ -147,7 +152,9 @@ pub(super) unsafe fn apply<S: Simd, const R: usize, const Q: usize, const B: usi
             Bound::Bias(bias) => {
                 for b in 0..B {
                     // SAFETY: the list holds a value for every lane of every block.
-                    let bias = unsafe { simd.load(bias.as_ptr().add((at.block + b) * S::LANES)) };
+                    let bias = unsafe {
+                        simd.load(bias.as_ptr().add((at.block * S::CELL + b) * S::LANES))
+                    };
                     for row in tile.iter_mut() {
                         for pixel in row.iter_mut() {
                             pixel[b] = simd.add(pixel[b], bias);
@@ -157,7 +164,7 @@ pub(super) unsafe fn apply<S: Simd, const R: usize, const Q: usize, const B: usi
             }
             Bound::Affine(scale, shift) => {
                 for b in 0..B {
-                    let from = (at.block + b) * S::LANES;
+                    let from = (at.block * S::CELL + b) * S::LANES;
                     // SAFETY: both lists hold a value for every lane of every block.
                     let (scale, shift) = unsafe {
                         (
@@ -180,11 +187,13 @@ pub(super) unsafe fn apply<S: Simd, const R: usize, const Q: usize, const B: usi
                     + at.pixel * view.pixel;
                 for (r, row) in tile.iter_mut().enumerate() {
                     for (q, pixel) in row.iter_mut().enumerate() {
-                        for (b, value) in pixel.iter_mut().enumerate() {
-                            let at = from + r * view.row + q * view.pixel + b * view.block;
+                        for (c, cell) in pixel.chunks_exact_mut(S::CELL).enumerate() {
+                            let at = from + r * view.row + q * view.pixel + c * view.block;
                             // SAFETY: the tensor has the output's shape, and the tile lies inside the output.
-                            let other = unsafe { simd.load(data.as_ptr().add(at)) };
-                            *value = simd.add(*value, other);
+                            let other = unsafe { simd.load_cell(data.as_ptr().add(at)) };
+                            for (value, other) in cell.iter_mut().zip(other) {
+                                *value = simd.add(*value, other);
+                            }
                         }
                     }
                 }

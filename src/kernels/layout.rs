@@ -3,6 +3,76 @@
 //! A tensor is `[image][block][border + height + border][border + width + border][lanes]`. The border holds zeros and is
 //! as wide as the widest padding of the tensor's readers; lanes beyond the last channel hold zeros. Both are written by
 //! whoever writes the tensor.
+//!
+//! A lane is a word of 32 bits, whatever it holds: one f32, or two neighbouring channels as bf16, the lower one in the
+//! lower half, as the instructions for bf16 products take them (four channels as int8 would be the next). Sizes and
+//! strides count words, so they are the same for all; a slice of words is a `&[f32]`, whose values mean nothing where
+//! the words hold something else.
+
+/// What a word holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Element {
+    F32,
+    /// Two channels, rounded to nearest even.
+    Bf16,
+}
+
+impl Element {
+    /// Values of a word.
+    pub fn packed(self) -> usize {
+        match self {
+            Self::F32 => 1,
+            Self::Bf16 => 2,
+        }
+    }
+
+    /// A word of this value and, where there is room, its neighbour.
+    #[inline(always)]
+    pub(super) fn word(self, value: f32, neighbour: f32) -> f32 {
+        match self {
+            Self::F32 => value,
+            Self::Bf16 => f32::from_bits(round(neighbour) << 16 | round(value)),
+        }
+    }
+
+    /// Value number `index` of some words.
+    pub(super) fn get(self, words: &[f32], index: usize) -> f32 {
+        match self {
+            Self::F32 => words[index],
+            Self::Bf16 => {
+                let bits = words[index / 2].to_bits();
+                f32::from_bits(if index % 2 == 0 {
+                    bits << 16
+                } else {
+                    bits & 0xffff_0000
+                })
+            }
+        }
+    }
+
+    /// Sets value number `index` of some words.
+    pub(super) fn put(self, words: &mut [f32], index: usize, value: f32) {
+        match self {
+            Self::F32 => words[index] = value,
+            Self::Bf16 => {
+                let (bits, shift) = (words[index / 2].to_bits(), index % 2 * 16);
+                let kept = bits & !(0xffff << shift);
+                words[index / 2] = f32::from_bits(kept | round(value) << shift);
+            }
+        }
+    }
+}
+
+/// The bits of the nearest bf16, of two equally near the even one.
+#[inline(always)]
+fn round(value: f32) -> u32 {
+    let bits = value.to_bits();
+    if value.is_nan() {
+        // rounding could carry a NaN into the sign
+        return bits >> 16 | 0x40;
+    }
+    (bits + 0x7fff + (bits >> 16 & 1)) >> 16
+}
 
 /// Layout of one image's activations.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -10,28 +80,39 @@ pub struct Layout {
     pub channels: usize,
     pub height: usize,
     pub width: usize,
-    /// Channels of a block: the vector's width, or all channels of a narrow input image.
+    pub element: Element,
+    /// Words of a block's pixel: the vector's width, or what all channels of a narrow input image take.
     pub lanes: usize,
     /// Pixels of zeros on each side.
     pub border: usize,
 }
 
 impl Layout {
-    pub fn blocks(&self) -> usize {
-        self.channels.div_ceil(self.lanes)
+    /// Channels of a block.
+    pub fn per_block(&self) -> usize {
+        self.lanes * self.element.packed()
     }
 
-    /// Values of one padded row of one block.
+    pub fn blocks(&self) -> usize {
+        self.channels.div_ceil(self.per_block())
+    }
+
+    /// Channels rounded up to what a kernel may read of a list with one value a channel.
+    pub fn listed(&self) -> usize {
+        self.channels.next_multiple_of(2 * self.lanes)
+    }
+
+    /// Words of one padded row of one block.
     pub fn row(&self) -> usize {
         (self.width + 2 * self.border) * self.lanes
     }
 
-    /// Values of one block.
+    /// Words of one block.
     pub fn block(&self) -> usize {
         (self.height + 2 * self.border) * self.row()
     }
 
-    /// Values of one image.
+    /// Words of one image.
     pub fn image(&self) -> usize {
         self.blocks() * self.block()
     }
@@ -60,7 +141,7 @@ impl Layout {
     }
 }
 
-/// The pixels of a tensor as rows and columns of a plane that a kernel walks, in values.
+/// The pixels of a tensor as rows and columns of a plane that a kernel walks, in words.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct View {
     pub(super) origin: usize,

@@ -32,8 +32,8 @@ impl Map {
     ) -> Result<Self, Misfit> {
         let lanes = token.lanes();
         let fits = stride > 0
-            && input.lanes == lanes
-            && output.lanes == lanes
+            && (input.lanes, input.element) == (lanes, token.element())
+            && (output.lanes, output.element) == (lanes, token.element())
             && output.height == input.height.div_ceil(stride)
             && output.width == input.width.div_ceil(stride)
             && output.channels >= input.channels;
@@ -104,35 +104,51 @@ impl Kernel for Block<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(mut self, simd: S) {
-        let (height, width) = (self.map.output.height, self.map.output.width);
-        for row in 0..height {
-            let mut pixel = 0;
-            while pixel + 4 <= width {
-                self.pixels::<S, 4>(simd, row, pixel);
-                pixel += 4;
-            }
-            while pixel < width {
-                self.pixels::<S, 1>(simd, row, pixel);
-                pixel += 1;
-            }
+    fn run<S: Simd>(self, simd: S) {
+        if S::CELL == 1 {
+            self.rows::<S, 1>(simd);
+        } else {
+            self.rows::<S, 2>(simd);
         }
     }
 }
 
 impl Block<'_> {
+    /// All rows; `B` is [`Simd::CELL`].
     #[inline(always)]
-    fn pixels<S: Simd, const Q: usize>(&mut self, simd: S, row: usize, pixel: usize) {
+    fn rows<S: Simd, const B: usize>(mut self, simd: S) {
+        let (height, width) = (self.map.output.height, self.map.output.width);
+        for row in 0..height {
+            let mut pixel = 0;
+            while pixel + 4 <= width {
+                self.pixels::<S, 4, B>(simd, row, pixel);
+                pixel += 4;
+            }
+            while pixel < width {
+                self.pixels::<S, 1, B>(simd, row, pixel);
+                pixel += 1;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn pixels<S: Simd, const Q: usize, const B: usize>(
+        &mut self,
+        simd: S,
+        row: usize,
+        pixel: usize,
+    ) {
         let (from, to, stride) = (&self.map.input, &self.map.output, self.map.stride);
-        let mut tile: Tile<S::Vector, 1, Q, 1> = [[[simd.splat(0.0)]; Q]; 1];
+        let mut tile: Tile<S::Vector, 1, Q, B> = [[[simd.splat(0.0); B]; Q]; 1];
         if let Some(input) = self.input {
             let start = from.row_start(row * stride) + pixel * stride * S::LANES;
-            for (q, [vector]) in tile[0].iter_mut().enumerate() {
+            for (q, cell) in tile[0].iter_mut().enumerate() {
                 let at = start + q * stride * S::LANES;
                 debug_assert!(at + S::LANES <= input.len());
                 // SAFETY: the pixel lies in the input, as the output's size is the input's divided by the stride; `new`
                 // checked that and the lanes.
-                *vector = unsafe { simd.load(input.as_ptr().add(at)) };
+                let loaded = unsafe { simd.load_cell(input.as_ptr().add(at)) };
+                cell.copy_from_slice(&loaded[..B]);
             }
         }
         let at = Position {
@@ -144,11 +160,11 @@ impl Block<'_> {
         // SAFETY: the pixels lie in the output, for which `new` checked the epilogue.
         unsafe { apply(simd, self.operations, at, &mut tile) };
         let start = to.row_start(row) + pixel * S::LANES;
-        for (q, &[vector]) in tile[0].iter().enumerate() {
+        for (q, cell) in tile[0].iter().enumerate() {
             let at = start + q * S::LANES;
             debug_assert!(at + S::LANES <= self.output.len());
             // SAFETY: the pixels lie in the output block.
-            unsafe { simd.store(self.output.as_mut_ptr().add(at), vector) };
+            unsafe { simd.store_cell(self.output.as_mut_ptr().add(at), [cell[0], cell[B - 1]]) };
         }
     }
 }

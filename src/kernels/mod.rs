@@ -10,6 +10,8 @@
 
 #![allow(unsafe_code)]
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod buffer;
 mod conv;
 mod disjoint;
@@ -30,8 +32,8 @@ pub use conv::{Algorithm, Conv, ConvCall, ConvParts, ConvSpec, Misfit};
 pub use disjoint::{Serial, Threads};
 pub use epilogue::{Epilogue, Operation};
 pub use isa::{Avx2, Avx512, Isa, Portable, Token};
-pub use layout::Layout;
+pub use layout::{Element, Layout};
 pub use lending::Lending;
 pub use map::Map;
-pub use pack::{concat, from_planes, to_planes};
+pub use pack::{concat, flatten, from_planes, to_planes};
 pub use pool::{Pool, PoolSpec, Reduce, Window};

@@ -26,13 +26,25 @@ pub fn from_planes(
             return;
         }
         let (image, block) = (i / rows / layout.blocks(), i / rows % layout.blocks());
-        let first = block * layout.lanes;
+        let packed = layout.element.packed();
+        let first = block * layout.per_block();
+        let plane_row = |channel: usize| {
+            let from = (image * layout.channels + channel) * plane + y * layout.width;
+            &planes[from..from + layout.width]
+        };
         let pixels = &mut row[layout.border * layout.lanes..];
-        for lane in 0..layout.lanes.min(layout.channels - first) {
-            let from = (image * layout.channels + first + lane) * plane + y * layout.width;
+        for channel in (first..layout.channels.min(first + layout.per_block())).step_by(packed) {
+            let lane = (channel - first) / packed;
             let to = pixels[lane..].iter_mut().step_by(layout.lanes);
-            to.zip(&planes[from..from + layout.width])
-                .for_each(|(to, &value)| *to = value);
+            let values = plane_row(channel);
+            if packed == 2 && channel + 1 < layout.channels {
+                let pairs = values.iter().zip(plane_row(channel + 1));
+                to.zip(pairs)
+                    .for_each(|(to, (&a, &b))| *to = layout.element.word(a, b));
+            } else {
+                to.zip(values)
+                    .for_each(|(to, &value)| *to = layout.element.word(value, 0.0));
+            }
         }
     });
 }
@@ -56,16 +68,45 @@ pub fn to_planes(
         let (values, rest) = chunk.split_at_mut(layout.channels * plane);
         rest.fill(0.0);
         for (channel, values) in values.chunks_exact_mut(plane).enumerate() {
-            let (block, lane) = (channel / layout.lanes, channel % layout.lanes);
+            let (block, place) = (channel / layout.per_block(), channel % layout.per_block());
             let from = image * layout.image() + block * layout.block();
             let block = &input[from..from + layout.block()];
             for (y, row) in values.chunks_exact_mut(layout.width).enumerate() {
-                let from = block[layout.row_start(y) + lane..]
-                    .iter()
-                    .step_by(layout.lanes);
+                let pixels = block[layout.row_start(y)..].chunks_exact(layout.lanes);
                 row.iter_mut()
-                    .zip(from)
-                    .for_each(|(to, &value)| *to = value);
+                    .zip(pixels)
+                    .for_each(|(to, pixel)| *to = layout.element.get(pixel, place));
+            }
+        }
+    });
+}
+
+/// Turns images into single pixels whose channels are the images' values, plane by plane.
+///
+/// # Panics
+/// When a slice is shorter than its layout and the batch say, or `to` has not as many values as `from`.
+pub fn flatten(
+    threads: &dyn Threads,
+    from: &Layout,
+    batch: usize,
+    input: &[f32],
+    to: &Layout,
+    output: &mut [f32],
+) {
+    let plane = from.height * from.width;
+    assert_eq!(to.channels, from.channels * plane, "values to flatten");
+    let output = &mut output[..batch * to.image()];
+    chunks(threads, output, to.image(), |image, chunk| {
+        chunk.fill(0.0);
+        let input = &input[image * from.image()..(image + 1) * from.image()];
+        for channel in 0..from.channels {
+            let (block, place) = (channel / from.per_block(), channel % from.per_block());
+            for pixel in 0..plane {
+                let at = block * from.block()
+                    + from.row_start(pixel / from.width)
+                    + pixel % from.width * from.lanes;
+                let value = from.element.get(&input[at..at + from.lanes], place);
+                to.element.put(chunk, channel * plane + pixel, value);
             }
         }
     });
@@ -82,9 +123,10 @@ pub fn concat(
     layout: &Layout,
     output: &mut [f32],
 ) {
-    let lanes = layout.lanes;
-    let fits =
-        |l: &Layout| l.lanes == lanes && l.height == layout.height && l.width == layout.width;
+    let (lanes, element, per_block) = (layout.lanes, layout.element, layout.per_block());
+    let fits = |l: &Layout| {
+        (l.lanes, l.element, l.height, l.width) == (lanes, element, layout.height, layout.width)
+    };
     assert!(
         inputs.iter().all(|(l, _)| fits(l)),
         "sizes to concatenate differ"
@@ -97,24 +139,28 @@ pub fn concat(
         let mut first = 0;
         for (from, data) in inputs {
             let data = &data[image * from.image()..(image + 1) * from.image()];
-            for channel in 0..from.channels {
-                // a run of channels that stay neighbours in both layouts moves at once
-                let (source, target) = (channel % lanes, (first + channel) % lanes);
-                if source != 0 && target != 0 {
-                    continue;
-                }
-                let run = (lanes - source)
-                    .min(lanes - target)
-                    .min(from.channels - channel);
-                let from_block = &data[channel / lanes * from.block()..];
-                let to_block = &mut chunk[(first + channel) / lanes * layout.block()..];
-                for y in 0..layout.height {
-                    for x in 0..layout.width {
-                        let (a, b) = (
-                            from.row_start(y) + x * lanes + source,
-                            layout.row_start(y) + x * lanes + target,
-                        );
-                        to_block[b..b + run].copy_from_slice(&from_block[a..a + run]);
+            for channel in (0..from.channels).step_by(per_block) {
+                let run = per_block.min(from.channels - channel);
+                let from_block = &data[channel / per_block * from.block()..];
+                for pixel in 0..layout.height * layout.width {
+                    let (y, x) = (pixel / layout.width, pixel % layout.width);
+                    let a = from.row_start(y) + x * lanes;
+                    let source = &from_block[a..a + lanes];
+                    // a block that begins a block there moves whole; lanes beyond its channels are zeros and overwritten
+                    // by what follows
+                    let place = |channel: usize| {
+                        channel / per_block * layout.block() + layout.row_start(y) + x * lanes
+                    };
+                    if (first + channel).is_multiple_of(per_block) {
+                        let b = place(first + channel);
+                        chunk[b..b + lanes].copy_from_slice(source);
+                        continue;
+                    }
+                    for i in 0..run {
+                        let to = first + channel + i;
+                        let b = place(to);
+                        let value = element.get(source, i);
+                        element.put(&mut chunk[b..b + lanes], to % per_block, value);
                     }
                 }
             }

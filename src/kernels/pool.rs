@@ -93,8 +93,8 @@ impl Pool {
                 .iter()
                 .all(|w| w.from < w.to && w.to <= size && w.counted > 0)
         };
-        let fits = input.lanes == lanes
-            && output.lanes == lanes
+        let fits = (input.lanes, input.element) == (lanes, token.element())
+            && (output.lanes, output.element) == (lanes, token.element())
             && input.channels == output.channels
             && spec.rows.len() == output.height
             && spec.columns.len() == output.width
@@ -152,19 +152,20 @@ impl Kernel for Block<'_> {
         } = &self.pool.spec;
         for (y, row) in rows.iter().enumerate() {
             for (x, column) in columns.iter().enumerate() {
-                let vector = match reduce {
+                let cell = match reduce {
                     Reduce::Max => self.fold(simd, *row, *column, f32::NEG_INFINITY, |a, b| {
                         simd.max(a, b)
                     }),
                     Reduce::Average => {
                         let sum = self.fold(simd, *row, *column, 0.0, |a, b| simd.add(a, b));
-                        simd.mul(sum, simd.splat(1.0 / (row.counted * column.counted) as f32))
+                        let share = simd.splat(1.0 / (row.counted * column.counted) as f32);
+                        [simd.mul(sum[0], share), simd.mul(sum[1], share)]
                     }
                 };
                 let at = self.pool.output.row_start(y) + x * S::LANES;
                 debug_assert!(at + S::LANES <= self.output.len());
                 // SAFETY: the pixel lies in the output block: one window a row and column, which `new` checked.
-                unsafe { simd.store(self.output.as_mut_ptr().add(at), vector) };
+                unsafe { simd.store_cell(self.output.as_mut_ptr().add(at), cell) };
             }
         }
     }
@@ -179,15 +180,15 @@ impl Block<'_> {
         columns: Window,
         start: f32,
         join: impl Fn(S::Vector, S::Vector) -> S::Vector,
-    ) -> S::Vector {
-        let mut all = simd.splat(start);
+    ) -> [S::Vector; 2] {
+        let mut all = [simd.splat(start); 2];
         for y in rows.from..rows.to {
             let row = self.pool.input.row_start(y);
             for x in columns.from..columns.to {
                 debug_assert!(row + (x + 1) * S::LANES <= self.input.len());
                 // SAFETY: `new` checked that windows lie inside the input.
-                let vector = unsafe { simd.load(self.input.as_ptr().add(row + x * S::LANES)) };
-                all = join(all, vector);
+                let cell = unsafe { simd.load_cell(self.input.as_ptr().add(row + x * S::LANES)) };
+                all = [join(all[0], cell[0]), join(all[1], cell[1])];
             }
         }
         all

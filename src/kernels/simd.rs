@@ -5,13 +5,16 @@
 //! the feature (the shape of pulp's `WithSimd`).
 
 #[cfg(target_arch = "x86_64")]
-use super::isa::{Avx2, Avx512};
+use super::isa::{Avx2, Avx512, Avx512Bf16};
 use super::isa::{Portable, Token};
+use super::layout::Element;
 
-/// f32 vectors of one instruction set.
+/// f32 vectors of one instruction set, and what it keeps activations in.
 pub(super) trait Simd: Copy {
-    /// Values in a vector.
+    /// Values in a vector, and words of a block's pixel.
     const LANES: usize;
+    /// Vectors that a block's pixel unpacks to: 1 for f32, 2 for bf16.
+    const CELL: usize = 1;
     /// Most output pixels of a convolution tile of two blocks that stay in registers.
     const PIXELS: usize;
 
@@ -38,6 +41,30 @@ pub(super) trait Simd: Copy {
 
     /// The larger value; a NaN in `b` comes through.
     fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+
+    /// A block's pixel; the second vector counts where [`Self::CELL`] is 2.
+    ///
+    /// # Safety
+    /// `LANES` words can be read at `from`.
+    #[inline(always)]
+    unsafe fn load_cell(self, from: *const f32) -> [Self::Vector; 2] {
+        // SAFETY: the caller's.
+        [unsafe { self.load(from) }, self.splat(0.0)]
+    }
+
+    /// # Safety
+    /// `LANES` words can be written at `to`.
+    #[inline(always)]
+    unsafe fn store_cell(self, to: *mut f32, cell: [Self::Vector; 2]) {
+        // SAFETY: the caller's.
+        unsafe { self.store(to, cell[0]) }
+    }
+
+    /// The products of words, one of activations and one of weights in each lane, on top of `sum`.
+    #[inline(always)]
+    fn dot(self, words: Self::Vector, weights: Self::Vector, sum: Self::Vector) -> Self::Vector {
+        self.fma(words, weights, sum)
+    }
 
     /// Asks for the cache line at `from`, which need not be readable, in the second-level cache.
     #[inline(always)]
@@ -73,6 +100,10 @@ impl Token {
             Self::Avx2(simd) => kernel.run(simd),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512(simd) => kernel.run(simd),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16(simd) => kernel.run(simd),
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx(amx) => kernel.run(amx.vectors()),
         }
     }
 
@@ -92,7 +123,7 @@ impl Token {
         self.run(Inside(kernel))
     }
 
-    /// Values in a vector.
+    /// Values in a vector, and words of a block's pixel.
     pub fn lanes(self) -> usize {
         match self {
             Self::Portable(_) => Portable::LANES,
@@ -100,6 +131,17 @@ impl Token {
             Self::Avx2(_) => Avx2::LANES,
             #[cfg(target_arch = "x86_64")]
             Self::Avx512(_) => Avx512::LANES,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16(_) | Self::Amx(_) => Avx512Bf16::LANES,
+        }
+    }
+
+    /// What its kernels keep activations and weights in.
+    pub fn element(self) -> Element {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16(_) | Self::Amx(_) => Element::Bf16,
+            _ => Element::F32,
         }
     }
 }
@@ -193,12 +235,12 @@ impl Simd for Portable {
 mod x86 {
     use std::arch::x86_64::{
         __m256, __m512, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm256_add_ps, _mm256_fmadd_ps,
-        _mm256_loadu_ps, _mm256_max_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_storeu_ps,
+        _mm256_loadu_ps, _mm256_loadu_si256, _mm256_max_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_storeu_ps, __m512bh, _mm512_castsi512_ps, _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_slli_epi32,
         _mm256_sub_ps, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_max_ps,
         _mm512_mul_ps, _mm512_set1_ps, _mm512_storeu_ps, _mm512_sub_ps,
     };
 
-    use super::{Avx2, Avx512, Kernel, Simd};
+    use super::{Avx2, Avx512, Avx512Bf16, Kernel, Simd};
 
     /// The arithmetic of one token in terms of its intrinsics.
     macro_rules! arithmetic {
@@ -319,6 +361,66 @@ mod x86 {
                 kernel.run(simd)
             }
             // SAFETY: the token proves AVX-512F.
+            unsafe { inner(self, kernel) }
+        }
+    }
+
+    impl Simd for Avx512Bf16 {
+        const LANES: usize = 16;
+        const CELL: usize = 2;
+        // 32 registers: 28 accumulators, two weights, one broadcast
+        const PIXELS: usize = 14;
+
+        arithmetic!(
+            __m512,
+            _mm512_set1_ps,
+            _mm512_loadu_ps,
+            _mm512_storeu_ps,
+            _mm512_fmadd_ps,
+            _mm512_add_ps,
+            _mm512_sub_ps,
+            _mm512_mul_ps,
+            _mm512_max_ps
+        );
+
+        #[inline(always)]
+        unsafe fn load_cell(self, from: *const f32) -> [__m512; 2] {
+            // SAFETY: the token proves the instruction set; the caller vouches for the memory.
+            unsafe {
+                let low = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+                let high = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.add(8).cast()));
+                [
+                    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(low)),
+                    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(high)),
+                ]
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn store_cell(self, to: *mut f32, cell: [__m512; 2]) {
+            // SAFETY: the token proves the instruction set; the caller vouches for the memory.
+            unsafe { to.cast::<__m512bh>().write_unaligned(_mm512_cvtne2ps_pbh(cell[1], cell[0])) }
+        }
+
+        #[inline(always)]
+        fn dot(self, words: __m512, weights: __m512, sum: __m512) -> __m512 {
+            // SAFETY: the token proves the instruction set; any bits are values of either type.
+            unsafe {
+                _mm512_dpbf16_ps(
+                    sum,
+                    std::mem::transmute::<__m512, __m512bh>(words),
+                    std::mem::transmute::<__m512, __m512bh>(weights),
+                )
+            }
+        }
+
+        #[inline(always)]
+        fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
+            #[target_feature(enable = "avx512f,avx512bf16")]
+            fn inner<K: Kernel>(simd: Avx512Bf16, kernel: K) -> K::Output {
+                kernel.run(simd)
+            }
+            // SAFETY: the token proves AVX-512F and AVX512_BF16.
             unsafe { inner(self, kernel) }
         }
     }

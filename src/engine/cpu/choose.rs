@@ -12,7 +12,7 @@ use super::passes::{self, LayerOp};
 use crate::engine::EngineError;
 use crate::ir::Graph;
 use crate::kernels::{
-    Algorithm, Buffer, Conv, ConvCall, ConvParts, ConvSpec, Epilogue, Isa, Layout, Threads, Token,
+    Algorithm, Buffer, Conv, ConvCall, ConvParts, ConvSpec, Element, Epilogue, Isa, Layout, Threads, Token,
 };
 use crate::weights::Parameters;
 
@@ -38,7 +38,9 @@ static LINES: LazyLock<BTreeMap<Key, Algorithm>> =
 /// How to compute a convolution of an image of that size.
 pub(super) fn algorithm(token: Token, spec: &ConvSpec, input: &Layout) -> Algorithm {
     // an image that keeps its few channels together has no blocks to transform
-    if !Algorithm::Winograd4.supports(spec) || input.lanes != token.lanes() {
+    if !Algorithm::Winograd4.supports(spec)
+        || (input.lanes, input.element) != (token.lanes(), Element::F32)
+    {
         return Algorithm::Direct;
     }
     let key = Key {
@@ -124,6 +126,7 @@ pub fn tune(
             channels: shape.channels,
             height: shape.height,
             width: shape.width,
+            element: token.element(),
             lanes: token.lanes(),
             border: 1,
         };
@@ -212,6 +215,7 @@ mod tests {
             channels,
             height: 56,
             width: 56,
+            element: Element::F32,
             lanes,
             border: 1,
         };

@@ -7,7 +7,7 @@ use super::plan::{Kernel, Place, Plan, Step};
 use crate::engine::{Engine, EngineError, EngineInfo, LayerProfile};
 use crate::ir::Graph;
 use crate::kernels::{
-    Buffer, ConvCall, Layout, Serial, Threads, Token, concat, from_planes, to_planes,
+    Buffer, ConvCall, Element, Layout, Serial, Threads, Token, concat, flatten, from_planes, to_planes,
 };
 use crate::pool::Pool;
 use crate::weights::Parameters;
@@ -41,7 +41,10 @@ impl FusedEngine {
             threads,
             info: EngineInfo {
                 engine: "fused",
-                precision: "f32",
+                precision: match token.element() {
+                    Element::F32 => "f32",
+                    Element::Bf16 => "bf16",
+                },
                 isa: token.isa().name(),
                 device: "cpu".into(),
             },
@@ -170,14 +173,7 @@ impl Call<'_> {
                 concat(threads, batch, &inputs, to, output);
             }
             (Kernel::Flatten, Some(input)) => {
-                to_planes(
-                    threads,
-                    &input.layout,
-                    batch,
-                    data(input),
-                    to.image(),
-                    output,
-                );
+                flatten(threads, &input.layout, batch, data(input), to, output);
             }
             (Kernel::Conv(_) | Kernel::Pool(_) | Kernel::Map(_) | Kernel::Flatten, None) => {
                 unreachable!("the plan gives every such layer an input")

@@ -6,7 +6,7 @@ use super::passes::{self, Fused, Layer, LayerOp};
 use crate::engine::EngineError;
 use crate::ir::Graph;
 use crate::kernels::{
-    Buffer, Conv, ConvParts, Epilogue, Layout, Map, Misfit, Operation, Pool, Token,
+    Buffer, Conv, ConvParts, Element, Epilogue, Layout, Map, Misfit, Operation, Pool, Token,
 };
 use crate::weights::Parameters;
 
@@ -97,6 +97,7 @@ fn layouts(layers: &[Layer], token: Token) -> Vec<Layout> {
             channels: layer.shape.channels,
             height: layer.shape.height,
             width: layer.shape.width,
+            element: token.element(),
             lanes: token.lanes(),
             border: 0,
         })
@@ -116,11 +117,18 @@ fn layouts(layers: &[Layer], token: Token) -> Vec<Layout> {
     }
     for ((layer, layout), only_convs) in layers.iter().zip(&mut layouts).zip(only_convs) {
         let narrow =
-            matches!(layer.op, LayerOp::Image) && only_convs && layout.channels < layout.lanes;
+            matches!(layer.op, LayerOp::Image) && only_convs && layout.channels < layout.per_block();
         // the last value is read as planes, which any layout gives
         if narrow {
-            layout.lanes = layout.channels;
+            layout.lanes = layout.channels.div_ceil(layout.element.packed());
         }
+    }
+    // logits keep the precision they were summed in
+    if let (Some(layer), Some(layout)) = (layers.last(), layouts.last_mut())
+        && matches!(layer.op, LayerOp::Conv { .. })
+        && layer.reads().eq(layer.inputs.iter().copied())
+    {
+        layout.element = Element::F32;
     }
     layouts
 }
@@ -175,7 +183,7 @@ fn step(layer: Layer, output: Place, places: &[Place], token: Token) -> Result<S
     let mut added = Vec::new();
     let to = output.layout;
     let operations = layer.epilogue.into_iter().map(|operation| {
-        let padded = |values: &[f32]| Buffer::padded(values, to.blocks() * to.lanes);
+        let padded = |values: &[f32]| Buffer::padded(values, to.listed());
         match operation {
             Fused::Bias(bias) => Operation::Bias(padded(&bias)),
             Fused::Affine { scale, shift } => Operation::Affine {

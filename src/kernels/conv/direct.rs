@@ -4,6 +4,8 @@
 //! images give equal bits. Groups need no code of their own: each output block reads only the input blocks that its
 //! groups lie in, and weights between different groups of one block are zeros.
 
+use std::ops::Range;
+
 use super::grid::{Grid, Part, Shape};
 use super::tile::{self, AHEAD, Job, TileShape, Walk};
 use super::{ConvCall, ConvParts, ConvSpec};
@@ -31,11 +33,12 @@ pub(super) struct Direct {
     widest: usize,
 }
 
-/// One or two output blocks that read the same input blocks.
+/// One or two vectors of output channels that read the same input blocks.
 #[derive(Clone, Copy, Debug)]
 struct Unit {
+    /// In blocks of the instruction set's own element.
     block: usize,
-    blocks: usize,
+    vectors: usize,
     input_block: usize,
     input_blocks: usize,
     /// Where its weights begin.
@@ -63,7 +66,7 @@ impl Direct {
         let widest = token.run(Widest);
         let plane = plane(&spec, &input, &output, &epilogue, widest);
         let (input_view, output_view) = (input.view(plane), output.view(plane));
-        let (units, weights) = pack(&spec, &input, output.lanes, parts.weights);
+        let (units, weights) = pack(token, &spec, &input, parts.weights);
         Self {
             token,
             input,
@@ -84,6 +87,7 @@ impl Direct {
                 out_block: output_view.block,
                 out_pixel: output_view.pixel,
                 out_row: output_view.row,
+                wide: (output.element != token.element()).then(|| output.blocks()),
             },
             padding: spec.padding.0 * input.row() + spec.padding.1 * input.lanes,
             input_view,
@@ -97,6 +101,16 @@ impl Direct {
 
     pub(super) fn weights(&self) -> &Buffer {
         &self.weights
+    }
+
+    /// Output blocks of a unit.
+    fn blocks(&self, unit: &Unit) -> Range<usize> {
+        let own = self.token.lanes() * self.token.element().packed();
+        let vectors = own / self.output.lanes;
+        let per_own = own / self.output.per_block();
+        let from = unit.block * per_own;
+        let to = from + unit.vectors * per_own / vectors;
+        from..to.min(self.output.blocks())
     }
 
     pub(super) fn run(&self, threads: &dyn Threads, call: ConvCall<'_>, output: &mut [f32]) {
@@ -142,6 +156,7 @@ impl Direct {
             images,
             widest: self.widest,
             units: self.units.len(),
+            flat: self.plane != Plane::Image,
             unit_weights: self.weights.len() / self.units.len(),
             line_input: unit.input_blocks * self.walk.tile_row,
             threads,
@@ -171,7 +186,7 @@ impl Kernel for Task<'_> {
             let next = self.conv.units.get(index + 1);
             for (i, place) in self.grid.tiles(&self.part.lines).enumerate() {
                 let shape = TileShape {
-                    blocks: unit.blocks,
+                    vectors: unit.vectors,
                     ..place.shape
                 };
                 let mut job = self.job(unit, place.row, place.pixel);
@@ -179,7 +194,7 @@ impl Kernel for Task<'_> {
                     // the other tiles together fetch what the next unit begins with
                     let steps = next.steps(&self.conv.walk);
                     job.ahead_step =
-                        (size_of::<f32>() * unit.blocks * S::LANES).div_ceil(tiles - 1);
+                        (size_of::<f32>() * unit.vectors * S::LANES).div_ceil(tiles - 1);
                     job.ahead = self.conv.weights[next.weights..]
                         .as_ptr()
                         .wrapping_byte_add((i - 1) * steps * job.ahead_step);
@@ -203,8 +218,11 @@ impl Task<'_> {
             + row * conv.walk.tile_row
             + pixel * conv.walk.pixel
             - conv.padding;
-        let output =
-            to.origin + image * to.image + unit.block * to.block + row * to.row + pixel * to.pixel;
+        let output = to.origin
+            + image * to.image
+            + conv.blocks(unit).start * to.block
+            + row * to.row
+            + pixel * to.pixel;
         let weights = conv.weights.as_ptr().wrapping_add(unit.weights);
         Job {
             walk: &conv.walk,
@@ -212,8 +230,8 @@ impl Task<'_> {
             blocks: unit.input_blocks,
             input: self.input.as_ptr().wrapping_add(input),
             weights,
-            ahead: weights.wrapping_add(AHEAD * unit.blocks * conv.output.lanes),
-            ahead_step: size_of::<f32>() * unit.blocks * conv.output.lanes,
+            ahead: weights.wrapping_add(AHEAD * unit.vectors * conv.output.lanes),
+            ahead_step: size_of::<f32>() * unit.vectors * conv.output.lanes,
             output: self.output.start().wrapping_add(output),
             at: Position {
                 image,
@@ -239,7 +257,7 @@ impl Task<'_> {
         };
         let edges = 1 + usize::from(rows.end == layout.height);
         let to = rows.end + edges * layout.border;
-        for block in unit.block..unit.block + unit.blocks {
+        for block in self.conv.blocks(unit) {
             let start = self.part.image * layout.image() + block * layout.block();
             // SAFETY: the padded rows of this task's band, which no other task touches.
             let rows = unsafe {
@@ -281,33 +299,35 @@ fn plane(
     }
 }
 
-/// Units and their weights as `[unit][input block][kernel row][kernel column][input lane][output block][lane]`.
-fn pack(spec: &ConvSpec, input: &Layout, lanes: usize, weights: &[f32]) -> (Vec<Unit>, Buffer) {
-    let mut units = units(spec, input, lanes);
+/// Units and their weights as `[unit][input block][kernel row][kernel column][input lane][vector][lane]`.
+fn pack(token: Token, spec: &ConvSpec, input: &Layout, weights: &[f32]) -> (Vec<Unit>, Buffer) {
+    let (lanes, element) = (token.lanes(), token.element());
+    let mut units = units(spec, input, lanes * element.packed(), element.packed());
     let taps = spec.kernel.0 * spec.kernel.1;
     let mut total = 0;
     for unit in &mut units {
         unit.weights = total;
-        total += unit.input_blocks * taps * input.lanes * unit.blocks * lanes;
+        total += unit.input_blocks * taps * input.lanes * unit.vectors * lanes;
     }
     let mut packed = Buffer::zeroed(total);
     let (group_inputs, group_outputs) = (spec.group_inputs(), spec.out_channels / spec.groups);
+    let weight = |to: usize, from: usize, tap: usize| {
+        let group = to / group_outputs;
+        if to < spec.out_channels && from / group_inputs == group && from < spec.in_channels {
+            weights[(to * group_inputs + from - group * group_inputs) * taps + tap]
+        } else {
+            0.0
+        }
+    };
     for unit in &units {
         let mut at = unit.weights;
+        let first = unit.block * lanes * element.packed();
         for block in unit.input_block..unit.input_block + unit.input_blocks {
             for tap in 0..taps {
                 for lane in 0..input.lanes {
-                    let from = block * input.lanes + lane;
-                    let first = unit.block * lanes;
-                    for to in first..first + unit.blocks * lanes {
-                        let group = to / group_outputs;
-                        if to < spec.out_channels
-                            && from / group_inputs == group
-                            && from < spec.in_channels
-                        {
-                            let from = from - group * group_inputs;
-                            packed[at] = weights[(to * group_inputs + from) * taps + tap];
-                        }
+                    let from = block * input.per_block() + lane * element.packed();
+                    for to in first..first + unit.vectors * lanes {
+                        packed[at] = element.word(weight(to, from, tap), weight(to, from + 1, tap));
                         at += 1;
                     }
                 }
@@ -317,30 +337,33 @@ fn pack(spec: &ConvSpec, input: &Layout, lanes: usize, weights: &[f32]) -> (Vec<
     (units, packed)
 }
 
-/// Pairs of neighbouring output blocks that read the same input blocks; the others alone.
-fn units(spec: &ConvSpec, input: &Layout, lanes: usize) -> Vec<Unit> {
+/// Pairs of neighbouring vectors of output channels that read the same input blocks; the others alone. A block of
+/// `vectors` vectors, `block` channels, stays whole.
+fn units(spec: &ConvSpec, input: &Layout, block: usize, vectors: usize) -> Vec<Unit> {
     let group_outputs = spec.out_channels / spec.groups;
-    let reads = |block: usize| {
-        let last = ((block + 1) * lanes).min(spec.out_channels) - 1;
-        let (first_group, last_group) = (block * lanes / group_outputs, last / group_outputs);
-        let from = first_group * spec.group_inputs() / input.lanes;
-        let to = ((last_group + 1) * spec.group_inputs()).div_ceil(input.lanes);
+    let reads = |at: usize| {
+        let last = ((at + 1) * block).min(spec.out_channels) - 1;
+        let (first_group, last_group) = (at * block / group_outputs, last / group_outputs);
+        let from = first_group * spec.group_inputs() / input.per_block();
+        let to = ((last_group + 1) * spec.group_inputs()).div_ceil(input.per_block());
         (from, to - from)
     };
-    let blocks = spec.out_channels.div_ceil(lanes);
+    let blocks = spec.out_channels.div_ceil(block);
     let mut units = Vec::new();
-    let mut block = 0;
-    while block < blocks {
-        let (input_block, input_blocks) = reads(block);
-        let pair = block + 1 < blocks && reads(block + 1) == (input_block, input_blocks);
+    let mut at = 0;
+    while at < blocks {
+        let (input_block, input_blocks) = reads(at);
+        let pair =
+            vectors == 1 && at + 1 < blocks && reads(at + 1) == (input_block, input_blocks);
+        let taken = 1 + usize::from(pair);
         units.push(Unit {
-            block,
-            blocks: 1 + usize::from(pair),
+            block: at,
+            vectors: taken * vectors,
             input_block,
             input_blocks,
             weights: 0,
         });
-        block += 1 + usize::from(pair);
+        at += taken;
     }
     units
 }

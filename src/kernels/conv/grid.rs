@@ -24,6 +24,8 @@ pub(super) struct Shape {
     /// Pixels of the widest tile.
     pub(super) widest: usize,
     pub(super) units: usize,
+    /// Whether the only row may be cut: nothing but its pixels is written with it.
+    pub(super) flat: bool,
     /// Values of one unit's weights.
     pub(super) unit_weights: usize,
     /// Values that one row of output reads, counted once.
@@ -58,7 +60,7 @@ pub(super) struct Part {
     pub(super) units: Range<usize>,
 }
 
-/// One tile; its number of blocks is the unit's.
+/// One tile; its number of vectors is the unit's.
 pub(super) struct Place {
     pub(super) row: usize,
     pub(super) pixel: usize,
@@ -72,6 +74,7 @@ impl Grid {
             width,
             images,
             units,
+            flat,
             ..
         } = shape;
         let tiles = width.div_ceil(shape.widest);
@@ -80,7 +83,6 @@ impl Grid {
         } else {
             1
         };
-        let flat = rows == 1;
         let lines = if flat {
             tiles
         } else {
@@ -161,7 +163,7 @@ impl Grid {
                 shape: TileShape {
                     rows: self.tile_rows.min(self.rows - row),
                     pixels: pixels.len(),
-                    blocks: 1,
+                    vectors: 1,
                 },
             }
         })

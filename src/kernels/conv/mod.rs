@@ -10,7 +10,7 @@ use super::buffer::Buffer;
 use super::disjoint::Threads;
 use super::epilogue::Epilogue;
 use super::isa::Token;
-use super::layout::Layout;
+use super::layout::{Element, Layout};
 use direct::Direct;
 use winograd::{Winograd4, Winograd6};
 
@@ -144,9 +144,14 @@ impl ConvSpec {
         if input.border < self.padding.0.max(self.padding.1) {
             return misfit(format!("{input:?} has too narrow a border"));
         }
-        if output.lanes != parts.token.lanes() || input.lanes == 0 {
+        let element = parts.token.element();
+        // a convolution without tensors to add can also end in f32
+        let ends = output.element == element
+            || output.element == Element::F32 && parts.epilogue.adds_nothing();
+        if output.lanes != parts.token.lanes() || input.lanes == 0 || input.element != element || !ends
+        {
             return misfit(format!(
-                "{output:?} is not in blocks of {}",
+                "{input:?} and {output:?} are not in blocks of {} times {element:?}",
                 parts.token.lanes()
             ));
         }

@@ -17,7 +17,7 @@ pub(super) const AHEAD: usize = 64;
 /// Input blocks by which inputs are fetched ahead. Blocks lie pages apart, so the hardware does not foresee them.
 const NEXT: usize = 2;
 
-/// Strides and lengths of the sums of one convolution, in values.
+/// Strides and lengths of the sums of one convolution, in words.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Walk {
     /// Between input blocks.
@@ -34,6 +34,8 @@ pub(super) struct Walk {
     pub(super) out_block: usize,
     pub(super) out_pixel: usize,
     pub(super) out_row: usize,
+    /// Where the output is f32 and the kernel's own element is not: how many vectors there are of it.
+    pub(super) wide: Option<usize>,
 }
 
 /// One tile.
@@ -43,24 +45,24 @@ pub(super) struct Job<'a> {
     pub(super) operations: &'a [Bound<'a>],
     /// Input blocks to sum over.
     pub(super) blocks: usize,
-    /// First value under the window of the first pixel, in the first input block.
+    /// First word under the window of the first pixel, in the first input block.
     pub(super) input: *const f32,
-    /// `[block][kernel row][run][out block][lane]`.
+    /// `[block][kernel row][run][vector][lane]`.
     pub(super) weights: *const f32,
     /// What to fetch into the second-level cache meanwhile, and bytes of it a step.
     pub(super) ahead: *const f32,
     pub(super) ahead_step: usize,
-    /// First value of the first pixel in the first output block.
+    /// First word of the first pixel in the first output block.
     pub(super) output: *mut f32,
     pub(super) at: Position,
 }
 
-/// Rows, pixels of a row and output blocks of a tile.
+/// Rows, pixels of a row and vectors of a pixel of a tile.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct TileShape {
     pub(super) rows: usize,
     pub(super) pixels: usize,
-    pub(super) blocks: usize,
+    pub(super) vectors: usize,
 }
 
 /// Computes one tile.
@@ -71,13 +73,13 @@ pub(super) struct TileShape {
 pub(super) unsafe fn run<S: Simd>(simd: S, shape: TileShape, job: Job<'_>) {
     let step = job.walk.pixel;
     if step == S::LANES {
-        blocks::<S, Blocks<1>>(simd, shape, job);
+        vectors::<S, Blocks<1>>(simd, shape, job);
     } else if step == 2 * S::LANES {
-        blocks::<S, Blocks<2>>(simd, shape, job);
+        vectors::<S, Blocks<2>>(simd, shape, job);
     } else if step == 6 {
-        blocks::<S, Values<6>>(simd, shape, job);
+        vectors::<S, Values<6>>(simd, shape, job);
     } else {
-        blocks::<S, Dynamic>(simd, shape, job);
+        vectors::<S, Dynamic>(simd, shape, job);
     }
 }
 
@@ -115,11 +117,11 @@ impl Step for Dynamic {
     }
 }
 
-fn blocks<S: Simd, St: Step>(simd: S, shape: TileShape, job: Job<'_>) {
-    match shape.blocks {
-        1 => pixels::<S, St, 1>(simd, shape, job),
+fn vectors<S: Simd, St: Step>(simd: S, shape: TileShape, job: Job<'_>) {
+    match shape.vectors {
+        1 if S::CELL == 1 => pixels::<S, St, 1>(simd, shape, job),
         2 => pixels::<S, St, 2>(simd, shape, job),
-        _ => unreachable!("tiles have one or two blocks"),
+        _ => unreachable!("tiles have one or two vectors, and whole blocks"),
     }
 }
 
@@ -179,7 +181,7 @@ impl<St: Step, const R: usize, const Q: usize, const B: usize> Kernel for Micro<
                             let x =
                                 simd.splat(unsafe { *row.add(i + r * walk.tile_row + q * step) });
                             for (sum, &vector) in pixel.iter_mut().zip(&vectors) {
-                                *sum = simd.fma(x, vector, *sum);
+                                *sum = simd.dot(x, vector, *sum);
                             }
                         }
                     }
@@ -193,12 +195,37 @@ impl<St: Step, const R: usize, const Q: usize, const B: usize> Kernel for Micro<
         unsafe { apply(simd, job.operations, job.at, &mut tile) };
         for (r, row) in tile.iter().enumerate() {
             for (q, pixel) in row.iter().enumerate() {
-                for (b, &vector) in pixel.iter().enumerate() {
-                    let at = r * walk.out_row + q * walk.out_pixel + b * walk.out_block;
-                    // SAFETY: `run`'s caller vouches for every output of the tile.
-                    unsafe { simd.store(job.output.add(at), vector) };
-                }
+                let to = job.output.wrapping_add(r * walk.out_row + q * walk.out_pixel);
+                // SAFETY: `run`'s caller vouches for every output of the tile.
+                unsafe { store(simd, walk, job.at.block, to, pixel) };
             }
+        }
+    }
+}
+
+/// Stores one pixel's vectors, of blocks from `block` on.
+///
+/// # Safety
+/// The pixel's blocks can be written at `to`.
+#[inline(always)]
+pub(super) unsafe fn store<S: Simd>(
+    simd: S,
+    walk: &Walk,
+    block: usize,
+    to: *mut f32,
+    pixel: &[S::Vector],
+) {
+    if let Some(vectors) = walk.wide {
+        for (b, &vector) in pixel.iter().enumerate() {
+            if block * S::CELL + b < vectors {
+                // SAFETY: the output has this vector, in an f32 block of its own.
+                unsafe { simd.store(to.add(b * walk.out_block), vector) };
+            }
+        }
+    } else {
+        for (c, cell) in pixel.chunks_exact(S::CELL).enumerate() {
+            // SAFETY: the caller's.
+            unsafe { simd.store_cell(to.add(c * walk.out_block), [cell[0], cell[S::CELL - 1]]) };
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::kernels::buffer::Buffer;
 use crate::kernels::disjoint::{Disjoint, Threads, chunks, claim};
 use crate::kernels::epilogue::{Bound, Epilogue, Position, Tile, apply};
 use crate::kernels::isa::Token;
-use crate::kernels::layout::{Layout, Plane};
+use crate::kernels::layout::{Element, Layout, Plane};
 use crate::kernels::simd::{Kernel, Simd};
 
 /// Values of transformed input that a thread works on at a time: a part of the second-level cache.
@@ -93,9 +93,9 @@ impl<F: Transform<M, T> + Sync, const M: usize, const T: usize> Winograd<F, M, T
             epilogue,
             ..
         } = parts;
-        if input.lanes != token.lanes() {
+        if (input.lanes, token.element()) != (token.lanes(), Element::F32) {
             return Err(Misfit(format!(
-                "{input:?} is not in blocks of {}",
+                "{input:?} is not in blocks of {} f32",
                 token.lanes()
             )));
         }
@@ -394,6 +394,7 @@ impl<F: Transform<M, T> + Sync, const M: usize, const T: usize> Kernel for Produ
             out_block: S::LANES,
             out_pixel: unit.blocks * S::LANES,
             out_row: 0,
+            wide: None,
         };
         let count = self.part.len();
         assert!(
@@ -435,7 +436,7 @@ impl<F: Transform<M, T> + Sync, const M: usize, const T: usize> Kernel for Produ
                 let shape = TileShape {
                     rows: 1,
                     pixels: to - from,
-                    blocks: unit.blocks,
+                    vectors: unit.blocks,
                 };
                 // SAFETY: the chunk's inputs are `[point][block][tile][lane]` and written before this runs; the unit's
                 // weights are `[point][block][lane][output block][lane]`; the products' length is asserted above and

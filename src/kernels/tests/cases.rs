@@ -18,6 +18,8 @@ pub(super) struct ConvCase {
     pub(super) out_border: usize,
     /// Whether the input keeps all its channels in one block.
     pub(super) narrow: bool,
+    /// Whether the output is f32 whatever the kernel's own element is.
+    pub(super) wide: bool,
     /// Index into [`epilogues`].
     pub(super) epilogue: usize,
 }
@@ -46,6 +48,7 @@ impl ConvCase {
             spare_border: 0,
             out_border: 0,
             narrow: false,
+            wide: false,
             epilogue: 0,
         }
     }
@@ -55,8 +58,9 @@ impl ConvCase {
             channels: self.spec.in_channels,
             height: self.height,
             width: self.width,
+            element: token.element(),
             lanes: if self.narrow {
-                self.spec.in_channels
+                self.spec.in_channels.div_ceil(token.element().packed())
             } else {
                 token.lanes()
             },
@@ -70,6 +74,11 @@ impl ConvCase {
             channels: self.spec.out_channels,
             height,
             width,
+            element: if self.wide {
+                Element::F32
+            } else {
+                token.element()
+            },
             lanes: token.lanes(),
             border: self.out_border,
         }
@@ -89,10 +98,10 @@ impl ConvCase {
             height: self.height,
             width: self.width,
         };
-        let planes = values(1, batch * size.len());
-        let weights = values(2, spec.macs_per_pixel());
+        let planes = held(token, 1, batch * size.len());
+        let weights = held(token, 2, spec.macs_per_pixel());
         let out_size = sized(&output);
-        let (epilogue, added) = epilogues(&output, batch).swap_remove(self.epilogue);
+        let (epilogue, added) = epilogues(token, &output, batch).swap_remove(self.epilogue);
         let mut expected = reference::conv(&spec, batch, size, &planes, &weights);
         reference::epilogue(
             epilogue.operations(),
@@ -125,26 +134,29 @@ impl ConvCase {
         (expected, found)
     }
 
-    pub(super) fn suits(&self, algorithm: Algorithm) -> bool {
-        algorithm.supports(&self.spec) && (algorithm == Algorithm::Direct || !self.narrow)
+    pub(super) fn suits(&self, token: Token, algorithm: Algorithm) -> bool {
+        let whole = !self.narrow && token.element() == Element::F32;
+        algorithm.supports(&self.spec) && (algorithm == Algorithm::Direct || whole)
     }
 
     pub(super) fn check(&self, token: Token, algorithm: Algorithm) {
         let (expected, found) = self.run(token, algorithm, &Serial);
-        assert_close(
-            &found,
-            &expected,
-            tolerance(algorithm),
-            &(token.isa(), algorithm, self),
-        );
+        let element = self.output(token).element;
+        let tolerance = match algorithm {
+            Algorithm::Direct => rounding(element).max(3e-6),
+            Algorithm::Winograd4 => 1e-5,
+            Algorithm::Winograd6 => 3e-5,
+        };
+        let what = (token.isa(), element, algorithm, self);
+        assert_close(element, &found, &expected, tolerance, &what);
     }
 }
 
-fn tolerance(algorithm: Algorithm) -> f32 {
-    match algorithm {
-        Algorithm::Direct => 3e-6,
-        Algorithm::Winograd4 => 1e-5,
-        Algorithm::Winograd6 => 3e-5,
+/// What two sums that differ by rounding can differ by once they are stored.
+fn rounding(element: Element) -> f32 {
+    match element {
+        Element::F32 => 1e-6,
+        Element::Bf16 => 1.0 / 256.0,
     }
 }
 
@@ -157,9 +169,8 @@ fn sized(layout: &Layout) -> Planes {
 }
 
 /// Every operation, alone and in the orders that graphs make; with the planes to add.
-fn epilogues(output: &Layout, batch: usize) -> Vec<(Epilogue, Vec<Vec<f32>>)> {
-    let len = output.blocks() * output.lanes;
-    let list = |seed| Buffer::padded(&values(seed, output.channels), len);
+fn epilogues(token: Token, output: &Layout, batch: usize) -> Vec<(Epilogue, Vec<Vec<f32>>)> {
+    let list = |seed| Buffer::padded(&values(seed, output.channels), output.listed());
     let bias = || Operation::Bias(list(11));
     let affine = || Operation::Affine {
         scale: list(12),
@@ -183,7 +194,7 @@ fn epilogues(output: &Layout, batch: usize) -> Vec<(Epilogue, Vec<Vec<f32>>)> {
             .iter()
             .filter(|o| matches!(o, Operation::Add(_)))
             .count();
-        let planes = (0..adds as u64).map(|i| values(20 + i, batch * sized(output).len()));
+        let planes = (0..adds as u64).map(|i| held(token, 20 + i, batch * sized(output).len()));
         (Epilogue::new(operations), planes.collect())
     };
     lists.into_iter().map(with_planes).collect()
@@ -282,7 +293,20 @@ pub(super) fn convs(token: Token, algorithm: Algorithm) -> usize {
             });
         }
     }
-    cases.retain(|case| case.suits(algorithm));
+    if token.element() != Element::F32 {
+        // logits: a block's last vector may be one too many
+        for outputs in [1, lanes, lanes + 1, 3 * lanes] {
+            for (batch, size) in [(1, (1, 1)), (17, (1, 1)), (2, (3, 5))] {
+                cases.push(ConvCase {
+                    wide: true,
+                    batch,
+                    epilogue: 2,
+                    ..ConvCase::new((1, 1), 1, 1, (3 * lanes, outputs), size)
+                });
+            }
+        }
+    }
+    cases.retain(|case| case.suits(token, algorithm));
     cases.iter().for_each(|case| case.check(token, algorithm));
     cases.len()
 }
@@ -315,6 +339,7 @@ fn map(
         channels,
         height,
         width,
+        element: token.element(),
         lanes: token.lanes(),
         border: index % 2,
     };
@@ -325,8 +350,8 @@ fn map(
         border: index % 3,
         ..input
     };
-    let planes = values(3, batch * sized(&input).len());
-    let (epilogue, added) = epilogues(&output, batch).swap_remove(index);
+    let planes = held(token, 3, batch * sized(&input).len());
+    let (epilogue, added) = epilogues(token, &output, batch).swap_remove(index);
     let mut expected = Vec::new();
     for image in 0..batch {
         for channel in 0..output.channels {
@@ -357,7 +382,9 @@ fn map(
         &added,
         &mut found,
     );
-    assert_close(&found, &laid_out(&output, batch, &expected), 1e-6, &map);
+    let expected = laid_out(&output, batch, &expected);
+    let element = output.element;
+    assert_close(element, &found, &expected, rounding(element), &map);
 }
 
 pub(super) fn pools(token: Token) -> usize {
@@ -416,6 +443,7 @@ fn pool(token: Token, (height, width): (usize, usize), spec: PoolSpec) {
             channels,
             height,
             width,
+            element: token.element(),
             lanes: token.lanes(),
             border: channels % 3,
         };
@@ -425,7 +453,7 @@ fn pool(token: Token, (height, width): (usize, usize), spec: PoolSpec) {
             border: height % 2,
             ..input
         };
-        let planes = values(4, batch * sized(&input).len());
+        let planes = held(token, 4, batch * sized(&input).len());
         let expected = reference::pool(&spec, batch, sized(&input), &planes);
         let pool = Pool::new(token, spec.clone(), input, output).expect("a pool that fits");
         let mut found = Guarded::new(batch * output.image());
@@ -435,7 +463,9 @@ fn pool(token: Token, (height, width): (usize, usize), spec: PoolSpec) {
             &laid_out(&input, batch, &planes),
             &mut found,
         );
-        assert_close(&found, &laid_out(&output, batch, &expected), 1e-6, &pool);
+        let expected = laid_out(&output, batch, &expected);
+        let element = output.element;
+        assert_close(element, &found, &expected, rounding(element), &pool);
     }
 }
 
@@ -443,25 +473,28 @@ fn pool(token: Token, (height, width): (usize, usize), spec: PoolSpec) {
 pub(super) fn planes(token: Token) -> usize {
     let mut count = 0;
     for channels in [1, 3, token.lanes(), 2 * token.lanes() + 1] {
-        for lanes in [token.lanes(), channels] {
+        let element = token.element();
+        for lanes in [token.lanes(), channels.div_ceil(element.packed())] {
             for border in [0, 2] {
                 let layout = Layout {
                     channels,
                     height: 3,
                     width: 4,
+                    element,
                     lanes,
                     border,
                 };
-                let planes = values(5, 2 * sized(&layout).len());
+                let planes = held(token, 5, 2 * sized(&layout).len());
                 let laid = laid_out(&layout, 2, &planes);
-                assert_eq!(laid.iter().filter(|v| **v != 0.0).count(), planes.len());
+                let held = unpacked(element, &laid);
+                assert_eq!(held.filter(|v| *v != 0.0).count(), planes.len());
                 let (channel, y, x) = (channels - 1, 2, 1);
-                let at = channel / lanes * layout.block()
+                let pixel = channel / layout.per_block() * layout.block()
                     + layout.row_start(y)
-                    + x * lanes
-                    + channel % lanes;
+                    + x * lanes;
+                let words = &laid[layout.image() + pixel..][..lanes];
                 assert_eq!(
-                    laid[layout.image() + at],
+                    element.get(words, channel % layout.per_block()),
                     planes[((channels + channel) * 3 + y) * 4 + x]
                 );
                 let stride = sized(&layout).len() + 3;
@@ -496,6 +529,7 @@ pub(super) fn concats(token: Token) -> usize {
             channels,
             height: 3,
             width: 2,
+            element: token.element(),
             lanes,
             border,
         };
@@ -504,7 +538,7 @@ pub(super) fn concats(token: Token) -> usize {
         let parts: Vec<(Layout, Vec<f32>)> = channels
             .iter()
             .enumerate()
-            .map(|(i, &c)| (layout(c, i % 2), values(i as u64, batch * c * 6)))
+            .map(|(i, &c)| (layout(c, i % 2), held(token, i as u64, batch * c * 6)))
             .collect();
         let mut expected = Vec::new();
         for image in 0..batch {
@@ -520,12 +554,45 @@ pub(super) fn concats(token: Token) -> usize {
         let inputs: Vec<(Layout, &[f32])> = laid.iter().map(|(l, data)| (*l, &data[..])).collect();
         let mut found = Guarded::new(batch * output.image());
         concat(&Serial, batch, &inputs, &output, &mut found);
+        let bits = |words: &[f32]| words.iter().map(|w| w.to_bits()).collect::<Vec<_>>();
         assert_eq!(
-            found[..],
-            laid_out(&output, batch, &expected)[..],
+            bits(&found),
+            bits(&laid_out(&output, batch, &expected)),
             "{channels:?}"
         );
         count += 1;
+    }
+    count
+}
+
+/// Every value of an image becomes a channel of one pixel.
+pub(super) fn flattens(token: Token) -> usize {
+    let mut count = 0;
+    for channels in [1, 3, token.lanes(), 2 * token.lanes() + 1] {
+        for (height, width, border) in [(1, 1, 0), (2, 3, 1), (7, 7, 0)] {
+            let from = Layout {
+                channels,
+                height,
+                width,
+                element: token.element(),
+                lanes: token.lanes(),
+                border,
+            };
+            let to = Layout {
+                channels: channels * height * width,
+                height: 1,
+                width: 1,
+                border: 0,
+                ..from
+            };
+            let planes = held(token, 6, 2 * sized(&from).len());
+            let mut found = Guarded::new(2 * to.image());
+            let input = laid_out(&from, 2, &planes);
+            flatten(&Serial, &from, 2, &input, &to, &mut found);
+            let expected = laid_out(&to, 2, &planes);
+            assert_close(to.element, &found, &expected, 0.0, &from);
+            count += 1;
+        }
     }
     count
 }
