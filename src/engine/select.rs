@@ -193,9 +193,7 @@ impl std::str::FromStr for Precision {
         match text {
             "f32" => Ok(Self::F32),
             "bf16" => Ok(Self::Bf16),
-            _ => Err(format!(
-                "{text:?} is not a precision; use f32 or bf16"
-            )),
+            _ => Err(format!("{text:?} is not a precision; use f32 or bf16")),
         }
     }
 }

@@ -234,10 +234,12 @@ impl Simd for Portable {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m256, __m512, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm256_add_ps, _mm256_fmadd_ps,
-        _mm256_loadu_ps, _mm256_loadu_si256, _mm256_max_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_storeu_ps, __m512bh, _mm512_castsi512_ps, _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_slli_epi32,
-        _mm256_sub_ps, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_max_ps,
-        _mm512_mul_ps, _mm512_set1_ps, _mm512_storeu_ps, _mm512_sub_ps,
+        __m256, __m512, __m512bh, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm256_add_ps,
+        _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_max_ps, _mm256_mul_ps,
+        _mm256_set1_ps, _mm256_storeu_ps, _mm256_sub_ps, _mm512_add_ps, _mm512_castsi512_ps,
+        _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_fmadd_ps,
+        _mm512_loadu_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_slli_epi32,
+        _mm512_storeu_ps, _mm512_sub_ps,
     };
 
     use super::{Avx2, Avx512, Avx512Bf16, Kernel, Simd};
@@ -399,7 +401,10 @@ mod x86 {
         #[inline(always)]
         unsafe fn store_cell(self, to: *mut f32, cell: [__m512; 2]) {
             // SAFETY: the token proves the instruction set; the caller vouches for the memory.
-            unsafe { to.cast::<__m512bh>().write_unaligned(_mm512_cvtne2ps_pbh(cell[1], cell[0])) }
+            unsafe {
+                to.cast::<__m512bh>()
+                    .write_unaligned(_mm512_cvtne2ps_pbh(cell[1], cell[0]))
+            }
         }
 
         #[inline(always)]

@@ -12,7 +12,8 @@ use super::passes::{self, LayerOp};
 use crate::engine::EngineError;
 use crate::ir::Graph;
 use crate::kernels::{
-    Algorithm, Buffer, Conv, ConvCall, ConvParts, ConvSpec, Element, Epilogue, Isa, Layout, Threads, Token,
+    Algorithm, Buffer, Conv, ConvCall, ConvParts, ConvSpec, Element, Epilogue, Isa, Layout,
+    Threads, Token,
 };
 use crate::weights::Parameters;
 

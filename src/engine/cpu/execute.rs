@@ -7,7 +7,8 @@ use super::plan::{Kernel, Place, Plan, Step};
 use crate::engine::{Engine, EngineError, EngineInfo, LayerProfile};
 use crate::ir::Graph;
 use crate::kernels::{
-    Buffer, ConvCall, Element, Layout, Serial, Threads, Token, concat, flatten, from_planes, to_planes,
+    Buffer, ConvCall, Element, Layout, Serial, Threads, Token, concat, flatten, from_planes,
+    to_planes,
 };
 use crate::pool::Pool;
 use crate::weights::Parameters;

@@ -116,8 +116,9 @@ fn layouts(layers: &[Layer], token: Token) -> Vec<Layout> {
         }
     }
     for ((layer, layout), only_convs) in layers.iter().zip(&mut layouts).zip(only_convs) {
-        let narrow =
-            matches!(layer.op, LayerOp::Image) && only_convs && layout.channels < layout.per_block();
+        let narrow = matches!(layer.op, LayerOp::Image)
+            && only_convs
+            && layout.channels < layout.per_block();
         // the last value is read as planes, which any layout gives
         if narrow {
             layout.lanes = layout.channels.div_ceil(layout.element.packed());

@@ -7,6 +7,8 @@
 use std::ops::Range;
 
 use super::grid::{Grid, Part, Shape};
+#[cfg(target_arch = "x86_64")]
+use super::matrix::{Matrix, Stretch, Strips, UnitJob};
 use super::tile::{self, AHEAD, Job, TileShape, Walk};
 use super::{ConvCall, ConvParts, ConvSpec};
 use crate::kernels::buffer::Buffer;
@@ -31,6 +33,8 @@ pub(super) struct Direct {
     weights: Buffer,
     epilogue: Epilogue,
     widest: usize,
+    #[cfg(target_arch = "x86_64")]
+    matrix: Option<Matrix>,
 }
 
 /// One or two vectors of output channels that read the same input blocks.
@@ -63,8 +67,21 @@ impl Direct {
             epilogue,
             ..
         } = parts;
+        #[cfg(target_arch = "x86_64")]
+        let matrix = Matrix::new(token, spec.kernel.1 * input.lanes);
+        // strips of the matrix unit run on from row to row by themselves
+        #[cfg(target_arch = "x86_64")]
+        let flat = matrix.is_none();
+        #[cfg(not(target_arch = "x86_64"))]
+        let flat = true;
         let widest = token.run(Widest);
-        let plane = plane(&spec, &input, &output, &epilogue, widest);
+        let plane = plane(
+            &spec,
+            &input,
+            &output,
+            &epilogue,
+            if flat { widest } else { 0 },
+        );
         let (input_view, output_view) = (input.view(plane), output.view(plane));
         let (units, weights) = pack(token, &spec, &input, parts.weights);
         Self {
@@ -96,6 +113,8 @@ impl Direct {
             weights,
             epilogue,
             widest,
+            #[cfg(target_arch = "x86_64")]
+            matrix,
         }
     }
 
@@ -179,6 +198,15 @@ impl Kernel for Task<'_> {
 
     /// Plain loops; each tile enters the instruction set by itself.
     fn run<S: Simd>(self, simd: S) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(strips) = self.strips() {
+            for index in self.part.units.clone() {
+                self.zero_borders(&self.conv.units[index]);
+                // SAFETY: the stretches lie in this task's lines and units, which no other task writes; the rest as below.
+                unsafe { strips.run(simd, &self.unit_job(index)) };
+            }
+            return;
+        }
         let tiles = self.grid.tiles(&self.part.lines).count();
         for index in self.part.units.clone() {
             let unit = &self.conv.units[index];
@@ -204,6 +232,51 @@ impl Kernel for Task<'_> {
                 // the slices hold the batch.
                 unsafe { tile::run(simd, shape, job) };
             }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Task<'_> {
+    /// This task's pixels for the matrix unit, where the convolution uses it.
+    fn strips(&self) -> Option<Strips> {
+        let (conv, part) = (self.conv, &self.part);
+        let matrix = conv.matrix.as_ref()?;
+        let one = |row, pixel, len, pitch, width| Stretch {
+            row,
+            pixel,
+            len,
+            pitch,
+            width,
+        };
+        if conv.plane != Plane::Image {
+            let pixels = self.grid.pixels(&part.lines);
+            let stretch = one(0, pixels.start, pixels.len(), usize::MAX, pixels.end);
+            return matrix.strips(std::iter::once(stretch));
+        }
+        let (rows, width) = (self.grid.rows(&part.lines), conv.output.width);
+        if conv.walk.tile_row == conv.input_view.row {
+            let pitch = conv.input_view.row / conv.input_view.pixel;
+            let len = (rows.len() - 1) * pitch + width;
+            return matrix.strips(std::iter::once(one(rows.start, 0, len, pitch, width)));
+        }
+        matrix.strips(rows.map(|row| one(row, 0, width, usize::MAX, width)))
+    }
+
+    fn unit_job(&self, index: usize) -> UnitJob<'_> {
+        let unit = &self.conv.units[index];
+        let next = self.conv.units.get(index + 1).unwrap_or(unit);
+        let job = self.job(unit, 0, 0);
+        UnitJob {
+            walk: job.walk,
+            operations: job.operations,
+            blocks: job.blocks,
+            input: job.input,
+            weights: job.weights,
+            next: self.conv.weights.as_ptr().wrapping_add(next.weights),
+            output: job.output,
+            image: self.part.image,
+            block: unit.block,
         }
     }
 }
@@ -353,8 +426,7 @@ fn units(spec: &ConvSpec, input: &Layout, block: usize, vectors: usize) -> Vec<U
     let mut at = 0;
     while at < blocks {
         let (input_block, input_blocks) = reads(at);
-        let pair =
-            vectors == 1 && at + 1 < blocks && reads(at + 1) == (input_block, input_blocks);
+        let pair = vectors == 1 && at + 1 < blocks && reads(at + 1) == (input_block, input_blocks);
         let taken = 1 + usize::from(pair);
         units.push(Unit {
             block: at,

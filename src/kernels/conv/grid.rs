@@ -151,6 +151,12 @@ impl Grid {
         lines.start * self.tile_rows..(lines.end * self.tile_rows).min(self.rows)
     }
 
+    /// Pixels of some lines, where a line is a tile.
+    pub(super) fn pixels(&self, lines: &Range<usize>) -> Range<usize> {
+        even(self.width, self.tiles, lines.start).start
+            ..even(self.width, self.tiles, lines.end - 1).end
+    }
+
     /// The tiles of some lines.
     pub(super) fn tiles(&self, lines: &Range<usize>) -> impl Iterator<Item = Place> {
         let of_line = if self.flat { 1 } else { self.tiles };

@@ -2,6 +2,8 @@
 
 mod direct;
 mod grid;
+#[cfg(target_arch = "x86_64")]
+mod matrix;
 mod tile;
 mod transforms;
 mod winograd;
@@ -148,7 +150,10 @@ impl ConvSpec {
         // a convolution without tensors to add can also end in f32
         let ends = output.element == element
             || output.element == Element::F32 && parts.epilogue.adds_nothing();
-        if output.lanes != parts.token.lanes() || input.lanes == 0 || input.element != element || !ends
+        if output.lanes != parts.token.lanes()
+            || input.lanes == 0
+            || input.element != element
+            || !ends
         {
             return misfit(format!(
                 "{input:?} and {output:?} are not in blocks of {} times {element:?}",

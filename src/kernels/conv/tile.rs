@@ -195,7 +195,9 @@ impl<St: Step, const R: usize, const Q: usize, const B: usize> Kernel for Micro<
         unsafe { apply(simd, job.operations, job.at, &mut tile) };
         for (r, row) in tile.iter().enumerate() {
             for (q, pixel) in row.iter().enumerate() {
-                let to = job.output.wrapping_add(r * walk.out_row + q * walk.out_pixel);
+                let to = job
+                    .output
+                    .wrapping_add(r * walk.out_row + q * walk.out_pixel);
                 // SAFETY: `run`'s caller vouches for every output of the tile.
                 unsafe { store(simd, walk, job.at.block, to, pixel) };
             }

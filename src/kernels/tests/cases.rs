@@ -489,9 +489,8 @@ pub(super) fn planes(token: Token) -> usize {
                 let held = unpacked(element, &laid);
                 assert_eq!(held.filter(|v| *v != 0.0).count(), planes.len());
                 let (channel, y, x) = (channels - 1, 2, 1);
-                let pixel = channel / layout.per_block() * layout.block()
-                    + layout.row_start(y)
-                    + x * lanes;
+                let pixel =
+                    channel / layout.per_block() * layout.block() + layout.row_start(y) + x * lanes;
                 let words = &laid[layout.image() + pixel..][..lanes];
                 assert_eq!(
                     element.get(words, channel % layout.per_block()),
