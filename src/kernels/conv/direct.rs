@@ -202,9 +202,10 @@ impl Kernel for Task<'_> {
         if let Some(strips) = self.strips() {
             for index in self.part.units.clone() {
                 self.zero_borders(&self.conv.units[index]);
-                // SAFETY: the stretches lie in this task's lines and units, which no other task writes; the rest as below.
-                unsafe { strips.run(simd, &self.unit_job(index)) };
             }
+            let jobs = self.part.units.clone().map(|index| self.unit_job(index));
+            // SAFETY: the stretches lie in this task's lines and units, which no other task writes; the rest as below.
+            unsafe { strips.run(simd, jobs) };
             return;
         }
         let tiles = self.grid.tiles(&self.part.lines).count();

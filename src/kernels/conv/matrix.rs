@@ -3,9 +3,8 @@
 //! The rows of a matrix are a strip of 16 output pixels. At stride 1 a strip may run on from one image row into the next:
 //! in a padded layout the pixels of the plane are a constant step apart, and what falls on the columns of the border is
 //! not stored. The last strip of a stretch begins early rather than end late, so that the unit is set up once a task.
-//! Two strips share the weights of a unit; sums go through a small buffer to the epilogue.
-
-use std::ops::Range;
+//! Two strips share the weights of a unit; sums go through a small buffer to the epilogue, which runs while the next ones
+//! are summed.
 
 use super::tile::{Walk, store};
 use crate::kernels::amx::{SIDE, SUMS, Tiles};
@@ -39,18 +38,35 @@ struct Strip {
     pixel: usize,
 }
 
+/// Neighbouring pixels of one row that count.
+#[derive(Clone, Copy, Debug)]
+struct Chunk {
+    /// Place in the sums of a pair of strips.
+    at: usize,
+    row: usize,
+    pixel: usize,
+    pixels: usize,
+}
+
+/// Pixels that an epilogue works on at a time.
+const CHUNK: usize = 4;
+
+/// Two strips, or one, and what of them is stored.
+struct Pair {
+    first: Strip,
+    second: Option<Strip>,
+    chunks: Vec<Chunk>,
+}
+
 /// The strips of one task.
 pub(super) struct Strips {
     tiles: Tiles,
-    strips: Vec<Strip>,
-    /// Pixels of each.
-    rows: usize,
-    pitch: usize,
-    width: usize,
+    pairs: Vec<Pair>,
     depth: usize,
 }
 
 /// One unit's share of a task.
+#[derive(Clone, Copy)]
 pub(super) struct UnitJob<'a> {
     pub(super) walk: &'a Walk,
     pub(super) operations: &'a [Bound<'a>],
@@ -86,189 +102,209 @@ impl Matrix {
     /// The strips of equally long stretches; sets this thread's tiles up until they are dropped.
     pub(super) fn strips(&self, stretches: impl Iterator<Item = Stretch>) -> Option<Strips> {
         let mut stretches = stretches.peekable();
-        let Stretch {
-            len, pitch, width, ..
-        } = *stretches.peek()?;
-        let rows = len.min(SIDE);
+        let first = *stretches.peek()?;
+        let rows = first.len.min(SIDE);
         let mut strips = Vec::new();
         for stretch in stretches {
-            for from in (0..len).step_by(SIDE) {
-                let at = stretch.pixel + from.min(len - rows);
+            for from in (0..stretch.len).step_by(SIDE) {
+                let at = stretch.pixel + from.min(stretch.len - rows);
                 strips.push(Strip {
-                    row: stretch.row + at / pitch,
-                    pixel: at % pitch,
+                    row: stretch.row + at / stretch.pitch,
+                    pixel: at % stretch.pitch,
                 });
             }
         }
+        let pair = |pair: &[Strip]| Pair {
+            first: pair[0],
+            second: pair.get(1).copied(),
+            chunks: chunks(pair, rows, &first),
+        };
         Some(Strips {
             tiles: Tiles::new(self.amx, rows, self.depth),
-            strips,
-            rows,
-            pitch,
-            width,
+            pairs: strips.chunks(2).map(pair).collect(),
             depth: self.depth,
         })
     }
 }
 
-impl Strips {
-    /// Computes one unit of the task.
-    ///
-    /// # Safety
-    /// Every value that the walk reaches from the stretches' pixels can be read, and every pixel of them that counts be
-    /// written by this thread alone, in the unit's one block; the epilogue fits as [`apply`] demands.
-    pub(super) unsafe fn run<S: Simd>(&self, simd: S, job: &UnitJob<'_>) {
-        let mut sums = Sums([0.0; SUMS]);
-        let steps = job.blocks * job.walk.kernel_rows * job.walk.run / self.depth;
-        let groups = self.strips.len().div_ceil(2);
-        // cache lines of the next weights for each step, so that all groups together fetch all
-        let lines = (self.depth * 2).div_ceil(groups);
-        for (i, pair) in self.strips.chunks(2).enumerate() {
-            let ahead = job.next.wrapping_add(i * steps * lines * SIDE);
-            // SAFETY: the caller's.
-            unsafe { self.sum(simd, job, pair, ahead, lines) };
-            self.tiles.store(&mut sums.0);
-            for (strip, sums) in pair.iter().zip(sums.0.chunks_exact(SUMS / 2)) {
-                simd.vectorize(Finish {
-                    job,
-                    strips: self,
-                    strip: *strip,
-                    sums,
+/// What of some strips of `rows` pixels counts.
+fn chunks(strips: &[Strip], rows: usize, stretch: &Stretch) -> Vec<Chunk> {
+    let mut chunks = Vec::new();
+    for (i, strip) in strips.iter().enumerate() {
+        let (mut row, mut pixel, mut at) = (strip.row, strip.pixel, 0);
+        while at < rows {
+            let left = stretch.width.saturating_sub(pixel).min(rows - at);
+            for from in (0..left).step_by(CHUNK) {
+                chunks.push(Chunk {
+                    at: i * SIDE + at + from,
+                    row,
+                    pixel: pixel + from,
+                    pixels: CHUNK.min(left - from),
                 });
             }
-        }
-    }
-
-    /// Leaves the sums of one or two strips in the tiles.
-    ///
-    /// # Safety
-    /// As for [`Self::run`].
-    #[inline(always)]
-    unsafe fn sum<S: Simd>(
-        &self,
-        simd: S,
-        job: &UnitJob<'_>,
-        pair: &[Strip],
-        mut ahead: *const f32,
-        lines: usize,
-    ) {
-        let walk = job.walk;
-        let start = |strip: &Strip| {
-            let at = strip.row * walk.tile_row + strip.pixel * walk.pixel;
-            job.input.wrapping_add(at)
-        };
-        let stride = walk.pixel * size_of::<f32>();
-        let first = start(&pair[0]);
-        let second = pair.get(1).map(start);
-        let mut weights = job.weights;
-        self.tiles.clear();
-        for block in 0..job.blocks {
-            for row in 0..walk.kernel_rows {
-                for step in (0..walk.run).step_by(self.depth) {
-                    let at = block * walk.block + row * walk.row + step;
-                    for _ in 0..lines {
-                        simd.prefetch(ahead);
-                        ahead = ahead.wrapping_add(SIDE);
-                    }
-                    let strip = first.wrapping_add(at);
-                    // SAFETY: the caller's.
-                    unsafe {
-                        match second {
-                            Some(second) => {
-                                let strips = [strip, second.wrapping_add(at)];
-                                self.tiles.add(strips, stride, weights);
-                            }
-                            None => self.tiles.add_one(strip, stride, weights),
-                        }
-                    }
-                    weights = weights.wrapping_add(self.depth * 2 * SIDE);
-                }
-            }
-        }
-    }
-
-    /// The pixels of a strip that count, as runs within a row: places in the strip, and row and first pixel.
-    #[inline(always)]
-    fn runs(&self, strip: Strip, mut body: impl FnMut(Range<usize>, usize, usize)) {
-        let (mut row, mut pixel) = (strip.row, strip.pixel);
-        let mut at = 0;
-        while at < self.rows {
-            if pixel < self.width {
-                let len = (self.width - pixel).min(self.rows - at);
-                body(at..at + len, row, pixel);
-            }
-            at = at.saturating_add(self.pitch - pixel);
+            at = at.saturating_add(stretch.pitch - pixel);
             (row, pixel) = (row + 1, 0);
         }
     }
+    chunks
 }
 
-/// Epilogue and store of one strip.
-struct Finish<'a> {
-    job: &'a UnitJob<'a>,
-    strips: &'a Strips,
-    strip: Strip,
-    /// `[row][2][lane]`.
-    sums: &'a [f32],
+impl Strips {
+    /// Computes some units of the task.
+    ///
+    /// # Safety
+    /// Every value that the walk reaches from the stretches' pixels can be read, and every pixel of them that counts be
+    /// written by this thread alone, in each unit's one block; the epilogue fits as [`apply`] demands.
+    pub(super) unsafe fn run<'a, S: Simd>(&self, simd: S, jobs: impl Iterator<Item = UnitJob<'a>>) {
+        simd.vectorize(Units { strips: self, jobs });
+    }
 }
 
-impl Kernel for Finish<'_> {
+/// The units of a task, one after another. While the matrix unit sums one pair of strips, the vector units finish the
+/// pair before.
+struct Units<'s, J> {
+    strips: &'s Strips,
+    jobs: J,
+}
+
+/// A pair whose sums are done and whose last `chunks` are not stored yet.
+struct Pending<'s, 'a> {
+    job: UnitJob<'a>,
+    chunks: &'s [Chunk],
+}
+
+impl<'a, J: Iterator<Item = UnitJob<'a>>> Kernel for Units<'_, J> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        self.strips.runs(
-            self.strip,
-            #[inline(always)]
-            |places, row, pixel| {
-                let mut at = places.start;
-                while at + 4 <= places.end {
-                    self.pixels::<S, 4>(simd, at, row, pixel + at - places.start);
-                    at += 4;
+        let Strips {
+            tiles,
+            pairs,
+            depth,
+        } = self.strips;
+        let mut buffers = [Sums([0.0; SUMS]), Sums([0.0; SUMS])];
+        let mut pending: Option<Pending<'_, '_>> = None;
+        for job in self.jobs {
+            let steps = job.blocks * job.walk.kernel_rows * (job.walk.run / depth);
+            // cache lines of the next weights for each step, so that all pairs together fetch all
+            let lines = (2 * depth).div_ceil(pairs.len());
+            let mut ahead = job.next;
+            for pair in pairs {
+                let [done, sums] = &mut buffers;
+                let share = pending
+                    .as_ref()
+                    .map_or(0, |pending| pending.chunks.len().div_ceil(steps));
+                tiles.clear();
+                job.each_step(*depth, |at, weights| {
+                    for _ in 0..lines {
+                        simd.prefetch(ahead);
+                        ahead = ahead.wrapping_add(SIDE);
+                    }
+                    // SAFETY: `Strips::run`'s caller vouches for every word of the walk.
+                    unsafe { job.add(tiles, pair, at, weights) };
+                    if let Some(pending) = &mut pending {
+                        pending.finish(simd, done, share);
+                    }
+                });
+                tiles.store(&mut sums.0);
+                if let Some(mut pending) = pending.take() {
+                    pending.finish(simd, done, usize::MAX);
                 }
-                while at < places.end {
-                    self.pixels::<S, 1>(simd, at, row, pixel + at - places.start);
-                    at += 1;
-                }
-            },
-        );
+                pending = Some(Pending {
+                    job,
+                    chunks: &pair.chunks,
+                });
+                buffers.swap(0, 1);
+            }
+        }
+        if let Some(mut pending) = pending {
+            pending.finish(simd, &buffers[0], usize::MAX);
+        }
     }
 }
 
-impl Finish<'_> {
+impl UnitJob<'_> {
+    /// Calls `body` for each step of the sums with the place of its words under the window and its weights.
     #[inline(always)]
-    fn pixels<S: Simd, const Q: usize>(&self, simd: S, at: usize, row: usize, pixel: usize) {
-        let (job, walk) = (self.job, self.job.walk);
+    fn each_step(&self, depth: usize, mut body: impl FnMut(usize, *const f32)) {
+        let mut weights = self.weights;
+        for block in 0..self.blocks {
+            for row in 0..self.walk.kernel_rows {
+                for step in (0..self.walk.run).step_by(depth) {
+                    let at = block * self.walk.block + row * self.walk.row + step;
+                    body(at, weights);
+                    weights = weights.wrapping_add(depth * 2 * SIDE);
+                }
+            }
+        }
+    }
+
+    /// One step of a pair of strips.
+    ///
+    /// # Safety
+    /// Both strips' words at this place of the window can be read, and the weights.
+    #[inline(always)]
+    unsafe fn add(&self, tiles: &Tiles, pair: &Pair, at: usize, weights: *const f32) {
+        let walk = self.walk;
+        let start = |strip: Strip| {
+            let pixel = strip.row * walk.tile_row + strip.pixel * walk.pixel;
+            self.input.wrapping_add(pixel + at)
+        };
+        let stride = walk.pixel * size_of::<f32>();
+        // SAFETY: the caller's.
+        unsafe {
+            match pair.second {
+                Some(second) => tiles.add([start(pair.first), start(second)], stride, weights),
+                None => tiles.add_one(start(pair.first), stride, weights),
+            }
+        }
+    }
+}
+
+impl Pending<'_, '_> {
+    /// Epilogue and store of the next `count` chunks.
+    #[inline(always)]
+    fn finish<S: Simd>(&mut self, simd: S, sums: &Sums, count: usize) {
+        let (now, rest) = self.chunks.split_at(count.min(self.chunks.len()));
+        self.chunks = rest;
+        for chunk in now {
+            if chunk.pixels == CHUNK {
+                self.pixels::<S, CHUNK>(simd, sums, *chunk, 0);
+            } else {
+                for i in 0..chunk.pixels {
+                    self.pixels::<S, 1>(simd, sums, *chunk, i);
+                }
+            }
+        }
+    }
+
+    /// `Q` pixels of a chunk from `skip` on.
+    #[inline(always)]
+    fn pixels<S: Simd, const Q: usize>(&self, simd: S, sums: &Sums, chunk: Chunk, skip: usize) {
+        let (job, walk) = (&self.job, self.job.walk);
+        let (at, pixel) = (chunk.at + skip, chunk.pixel + skip);
         let mut tile: Tile<S::Vector, 1, Q, 2> = [[[simd.splat(0.0); 2]; Q]; 1];
-        for (q, pixel) in tile[0].iter_mut().enumerate() {
-            for (b, vector) in pixel.iter_mut().enumerate() {
-                let from = &self.sums[((at + q) * 2 + b) * SIDE..][..SIDE];
-                // SAFETY: sixteen values, which are the vectors of every CPU with a matrix unit.
-                *vector = unsafe { simd.load(from.as_ptr()) };
+        let sums = &sums.0[at * 2 * SIDE..][..Q * 2 * SIDE];
+        for (q, vectors) in tile[0].iter_mut().enumerate() {
+            for (b, vector) in vectors.iter_mut().enumerate() {
+                // SAFETY: sixteen values, which are the vectors of every CPU with a matrix unit, of the `Q` times two.
+                *vector = unsafe { simd.load(sums.as_ptr().add((q * 2 + b) * SIDE)) };
             }
         }
         let position = Position {
             image: job.image,
             block: job.block,
-            row,
+            row: chunk.row,
             pixel,
         };
         // SAFETY: `Strips::run`'s caller vouches for the epilogue at every pixel that counts.
         unsafe { apply(simd, job.operations, position, &mut tile) };
-        let to = job
-            .output
-            .wrapping_add(row * walk.out_row + pixel * walk.out_pixel);
-        for (q, pixel) in tile[0].iter().enumerate() {
+        let to = chunk.row * walk.out_row + pixel * walk.out_pixel;
+        for (q, vectors) in tile[0].iter().enumerate() {
+            let to = job.output.wrapping_add(to + q * walk.out_pixel);
             // SAFETY: `Strips::run`'s caller vouches for every pixel that counts.
-            unsafe {
-                store(
-                    simd,
-                    walk,
-                    job.block,
-                    to.wrapping_add(q * walk.out_pixel),
-                    pixel,
-                )
-            };
+            unsafe { store(simd, walk, job.block, to, vectors) };
         }
     }
 }
