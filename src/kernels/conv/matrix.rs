@@ -183,7 +183,8 @@ impl<'a, J: Iterator<Item = UnitJob<'a>>> Kernel for Units<'_, J> {
             pairs,
             depth,
         } = self.strips;
-        let mut buffers = [Sums([0.0; SUMS]), Sums([0.0; SUMS])];
+        let (mut one, mut other) = (Sums([0.0; SUMS]), Sums([0.0; SUMS]));
+        let (mut done, mut sums) = (&mut one, &mut other);
         let mut pending: Option<Pending<'_, '_>> = None;
         for job in self.jobs {
             let steps = job.blocks * job.walk.kernel_rows * (job.walk.run / depth);
@@ -191,7 +192,6 @@ impl<'a, J: Iterator<Item = UnitJob<'a>>> Kernel for Units<'_, J> {
             let lines = (2 * depth).div_ceil(pairs.len());
             let mut ahead = job.next;
             for pair in pairs {
-                let [done, sums] = &mut buffers;
                 let share = pending
                     .as_ref()
                     .map_or(0, |pending| pending.chunks.len().div_ceil(steps));
@@ -215,11 +215,11 @@ impl<'a, J: Iterator<Item = UnitJob<'a>>> Kernel for Units<'_, J> {
                     job,
                     chunks: &pair.chunks,
                 });
-                buffers.swap(0, 1);
+                (done, sums) = (sums, done);
             }
         }
         if let Some(mut pending) = pending {
-            pending.finish(simd, &buffers[0], usize::MAX);
+            pending.finish(simd, done, usize::MAX);
         }
     }
 }
