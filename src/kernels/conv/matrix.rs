@@ -6,6 +6,8 @@
 //! Two strips share the weights of a unit; sums go through a small buffer to the epilogue, which runs while the next ones
 //! are summed.
 
+use std::ops::Range;
+
 use super::tile::{Walk, store};
 use crate::kernels::amx::{SIDE, SUMS, Tiles};
 use crate::kernels::epilogue::{Bound, Position, Tile, apply};
@@ -55,13 +57,15 @@ const CHUNK: usize = 4;
 struct Pair {
     first: Strip,
     second: Option<Strip>,
-    chunks: Vec<Chunk>,
+    chunks: Range<usize>,
 }
 
 /// The strips of one task.
 pub(super) struct Strips {
     tiles: Tiles,
     pairs: Vec<Pair>,
+    /// Of all pairs.
+    chunks: Vec<Chunk>,
     depth: usize,
 }
 
@@ -114,39 +118,43 @@ impl Matrix {
                 });
             }
         }
-        let pair = |pair: &[Strip]| Pair {
-            first: pair[0],
-            second: pair.get(1).copied(),
-            chunks: chunks(pair, rows, &first),
+        let mut chunks = Vec::with_capacity(strips.len() * SIDE.div_ceil(CHUNK));
+        let pair = |pair: &[Strip]| {
+            let from = chunks.len();
+            for (i, strip) in pair.iter().enumerate() {
+                split(*strip, i * SIDE..i * SIDE + rows, &first, &mut chunks);
+            }
+            Pair {
+                first: pair[0],
+                second: pair.get(1).copied(),
+                chunks: from..chunks.len(),
+            }
         };
         Some(Strips {
             tiles: Tiles::new(self.amx, rows, self.depth),
             pairs: strips.chunks(2).map(pair).collect(),
+            chunks,
             depth: self.depth,
         })
     }
 }
 
-/// What of some strips of `rows` pixels counts.
-fn chunks(strips: &[Strip], rows: usize, stretch: &Stretch) -> Vec<Chunk> {
-    let mut chunks = Vec::new();
-    for (i, strip) in strips.iter().enumerate() {
-        let (mut row, mut pixel, mut at) = (strip.row, strip.pixel, 0);
-        while at < rows {
-            let left = stretch.width.saturating_sub(pixel).min(rows - at);
-            for from in (0..left).step_by(CHUNK) {
-                chunks.push(Chunk {
-                    at: i * SIDE + at + from,
-                    row,
-                    pixel: pixel + from,
-                    pixels: CHUNK.min(left - from),
-                });
-            }
-            at = at.saturating_add(stretch.pitch - pixel);
-            (row, pixel) = (row + 1, 0);
+/// What of a strip counts, whose sums are at `places`.
+fn split(strip: Strip, places: Range<usize>, stretch: &Stretch, chunks: &mut Vec<Chunk>) {
+    let (mut row, mut pixel, mut at) = (strip.row, strip.pixel, places.start);
+    while at < places.end {
+        let left = stretch.width.saturating_sub(pixel).min(places.end - at);
+        for from in (0..left).step_by(CHUNK) {
+            chunks.push(Chunk {
+                at: at + from,
+                row,
+                pixel: pixel + from,
+                pixels: CHUNK.min(left - from),
+            });
         }
+        at = at.saturating_add(stretch.pitch - pixel);
+        (row, pixel) = (row + 1, 0);
     }
-    chunks
 }
 
 impl Strips {
@@ -181,6 +189,7 @@ impl<'a, J: Iterator<Item = UnitJob<'a>>> Kernel for Units<'_, J> {
         let Strips {
             tiles,
             pairs,
+            chunks,
             depth,
         } = self.strips;
         let (mut one, mut other) = (Sums([0.0; SUMS]), Sums([0.0; SUMS]));
@@ -213,7 +222,7 @@ impl<'a, J: Iterator<Item = UnitJob<'a>>> Kernel for Units<'_, J> {
                 }
                 pending = Some(Pending {
                     job,
-                    chunks: &pair.chunks,
+                    chunks: &chunks[pair.chunks.clone()],
                 });
                 (done, sums) = (sums, done);
             }
