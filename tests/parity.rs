@@ -6,7 +6,8 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use proptest::prelude::*;
 use resnetd::engine::{
-    DeviceChoice, Engine, EngineChoice, EngineOptions, FusedEngine, FusedOp, Isa, Token, select,
+    DeviceChoice, Element, Engine, EngineChoice, EngineOptions, FusedEngine, FusedOp, Isa, Token,
+    select,
 };
 use resnetd::families::{self, Architecture};
 use resnetd::ir::{Builder, Graph, NodeId, Op, Pool2d, Shape};
@@ -17,6 +18,19 @@ const SEED: u64 = 20151210;
 
 /// Relative distance in L2 that summing in another order may make in f32.
 const TOLERANCE: f64 = 1e-5;
+
+/// The same for what a token keeps values in. bf16 rounds each to 8 bits, which adds up over depth, and most where no
+/// shortcut carries the signal past the layers: rounding weights and activations of the plain networks in PyTorch, with
+/// all else in f32, is 9e-3 off at depth 32, 1.3e-2 at 44 and 1.4e-2 at 56, by the images more or less.
+fn tolerance(token: Token, architecture: &Architecture) -> f64 {
+    match (token.element(), architecture.name) {
+        (Element::F32, _) => TOLERANCE,
+        (Element::Bf16, "plain34" | "plain44") => 2e-2,
+        (Element::Bf16, "plain56") => 5e-2,
+        (Element::Bf16, _) if architecture.depth > 152 => 2e-2,
+        (Element::Bf16, _) => 1e-2,
+    }
+}
 
 /// Batch-norm scales with which a network neither dies out nor blows up, so that a wrong layer shows.
 fn norm_weights(architecture: &Architecture) -> [f64; 2] {
@@ -93,29 +107,25 @@ fn every_architecture_gives_candles_logits() {
             "{name}: two images differ by {contrast:.1e} only"
         );
 
-        let token = Token::detect(None);
-        let mut engine = FusedEngine::new(
-            &graph,
-            parameters(&graph, weights),
-            token,
-            Some(Arc::clone(&pool)),
-        )
-        .expect(name);
-        let found = run(&mut engine, &graph, 2, &input);
-        let error = apart(&found, &expected);
-        println!("{name}: {error:.1e}, two images {contrast:.1e} apart");
-        assert!(error <= TOLERANCE, "{name}: {error:.2e}");
-        assert_eq!(
-            run(&mut engine, &graph, 2, &input),
-            found,
-            "{name}: a second run"
-        );
-        let alone = run(&mut engine, &graph, 1, &input[..graph.input().elements()]);
-        let error = apart(&alone, &found[..graph.classes()]);
-        assert!(
-            error <= TOLERANCE,
-            "{name}: alone and in a batch {error:.2e}"
-        );
+        for token in [Some(Token::detect(None)), Token::detect_bf16(None)] {
+            let Some(token) = token else {
+                println!("this machine has no bf16");
+                continue;
+            };
+            let threads = Some(Arc::clone(&pool));
+            let parameters = parameters(&graph, weights);
+            let mut engine = FusedEngine::new(&graph, parameters, token, threads).expect(name);
+            let found = run(&mut engine, &graph, 2, &input);
+            let (error, most) = (apart(&found, &expected), tolerance(token, architecture));
+            let what = format!("{name} on {} in {:?}", token.isa(), token.element());
+            println!("{what}: {error:.1e}, two images {contrast:.1e} apart");
+            assert!(error <= most, "{what}: {error:.2e}");
+            let again = run(&mut engine, &graph, 2, &input);
+            assert_eq!(again, found, "{what}: a second run");
+            let alone = run(&mut engine, &graph, 1, &input[..graph.input().elements()]);
+            let error = apart(&alone, &found[..graph.classes()]);
+            assert!(error <= most, "{what}: alone and in a batch {error:.2e}");
+        }
         count += 1;
     }
     assert_eq!(count, families::all().count());
@@ -138,7 +148,8 @@ fn every_instruction_set_gives_candles_logits() {
             let mut engine =
                 FusedEngine::new(&graph, parameters(&graph, weights), token, None).expect(name);
             let error = apart(&run(&mut engine, &graph, 3, &input), &expected);
-            assert!(error <= TOLERANCE, "{name} on {}: {error:.2e}", token.isa());
+            let most = tolerance(token, architecture);
+            assert!(error <= most, "{name} on {token:?}: {error:.2e}");
             assert_eq!(engine.info().isa, token.isa().name());
         }
     }
@@ -403,8 +414,10 @@ proptest! {
                 FusedEngine::new(&graph, parameters(&graph, [0.5, 0.9]), token, None).expect("an engine");
             let found = run(&mut engine, &graph, 2, &input);
             let scale = expected.iter().fold(1e-3f32, |m, v| m.max(v.abs()));
+            // a layer's rounding can outweigh what later layers leave of its values
+            let most = if token.element() == Element::F32 { 1e-5 } else { 5e-2 } * scale;
             for (i, (a, b)) in found.iter().zip(&expected).enumerate() {
-                prop_assert!((a - b).abs() <= 1e-5 * scale, "{}: value {i}: {a}, expected {b}", token.isa());
+                prop_assert!((a - b).abs() <= most, "{}: value {i}: {a}, expected {b}", token.isa());
             }
         }
     }

@@ -6,6 +6,9 @@ use crate::ir::{Graph, Node, NodeId, Op, Pool2d, Shape};
 use crate::kernels::{ConvSpec, PoolSpec, Reduce, Window};
 use crate::weights::Parameters;
 
+/// Pixels of an output up to which a strided pointwise convolution has its input gathered first.
+const GATHERED_PIXELS: usize = 14 * 14;
+
 /// One layer; it yields the value of the same index.
 #[derive(Debug)]
 pub(super) struct Layer {
@@ -192,9 +195,31 @@ impl Lowering<'_> {
         self.layers.len() - 1
     }
 
+    /// The pixels that a pointwise convolution of a small image reads at its stride, side by side: there a tile would
+    /// otherwise end with each short row.
+    fn gather(&mut self, node: &Node, spec: &ConvSpec) -> Option<usize> {
+        let (shape, stride) = (node.shape, spec.stride);
+        if spec.kernel != (1, 1)
+            || spec.padding != (0, 0)
+            || stride == 1
+            || shape.height * shape.width > GATHERED_PIXELS
+        {
+            return None;
+        }
+        let layer = self.push(node, "", LayerOp::Map { stride });
+        self.layers[layer].shape.channels = spec.in_channels;
+        Some(layer)
+    }
+
     fn conv(&mut self, node: &Node, spec: ConvSpec, bias: bool) -> Result<usize, EngineError> {
         let weights = take(self.parameters, node, "weight")?;
+        let gathered = self.gather(node, &spec);
+        let stride = if gathered.is_some() { 1 } else { spec.stride };
+        let spec = ConvSpec { stride, ..spec };
         let layer = self.push(node, "", LayerOp::Conv { spec, weights });
+        if let Some(pixels) = gathered {
+            self.layers[layer].inputs = vec![pixels];
+        }
         if bias {
             let bias = take(self.parameters, node, "bias")?;
             self.layers[layer].epilogue.push(Fused::Bias(bias));
@@ -384,12 +409,28 @@ mod tests {
     #[test]
     fn the_later_branch_adds_the_earlier() {
         let layers = lowered(|b, x| {
-            let y = b.conv("main", x, 8, 3, 2);
-            let s = b.conv("short", x, 8, 1, 2);
+            let y = b.conv("main", x, 8, 3, 1);
+            let s = b.conv("short", x, 8, 1, 1);
             let s = b.batch_norm("bn", s);
             b.add(y, s);
         });
         assert_eq!(words(&layers), ["input: ", "main: ", "short: bias, add 1"]);
+    }
+
+    #[test]
+    fn a_small_images_shortcut_gathers_its_pixels_first() {
+        let layers = lowered(|b, x| {
+            let y = b.conv("main", x, 8, 3, 2);
+            let s = b.conv("short", x, 8, 1, 2);
+            b.add(y, s);
+        });
+        assert_eq!(
+            words(&layers),
+            ["input: ", "main: ", "short: ", "short: add 1"]
+        );
+        assert!(matches!(layers[2].op, LayerOp::Map { stride: 2 }));
+        assert_eq!(layers[2].shape.channels, layers[0].shape.channels);
+        assert_eq!(layers[3].inputs, [2]);
     }
 
     #[test]
