@@ -148,15 +148,15 @@ impl Token {
     /// The widest instruction set for f32 that this CPU has, but none wider than `max`.
     pub fn detect(max: Option<Isa>) -> Self {
         let fits = |isa: &Isa| max.is_none_or(|max| *isa <= max);
-        let found = Isa::ALL.into_iter().filter(fits).filter_map(Isa::token);
-        found.last().unwrap_or(Self::Portable(Portable(())))
+        let mut found = Isa::ALL.into_iter().filter(fits).filter_map(Isa::token);
+        found.next_back().unwrap_or(Self::Portable(Portable(())))
     }
 
     /// The same for bf16; None where this CPU, or what `max` leaves of it, has no instructions for it.
     pub fn detect_bf16(max: Option<Isa>) -> Option<Self> {
         let fits = |isa: &Isa| max.is_none_or(|max| *isa <= max);
-        let found = Isa::ALL.into_iter().filter(fits);
-        found.filter_map(Isa::bf16_token).last()
+        let mut found = Isa::ALL.into_iter().filter(fits).filter_map(Isa::bf16_token);
+        found.next_back()
     }
 
     /// A token for each instruction set of this CPU, narrowest first: those for f32, then those for bf16.

@@ -41,7 +41,7 @@ impl Element {
             Self::F32 => words[index],
             Self::Bf16 => {
                 let bits = words[index / 2].to_bits();
-                f32::from_bits(if index % 2 == 0 {
+                f32::from_bits(if index.is_multiple_of(2) {
                     bits << 16
                 } else {
                     bits & 0xffff_0000
