@@ -67,6 +67,10 @@ pub(super) fn algorithms(
     spec: &ConvSpec,
     input: &Layout,
 ) -> (Algorithm, &'static [Choice]) {
+    let blocked = input.lanes == token.lanes();
+    if blocked && Algorithm::Grouped.supports(spec) {
+        return (Algorithm::Grouped, &[]);
+    }
     let shape = Shape::new(input.channels, input.height, input.width);
     let Some(key) = Key::new(token, spec, shape, input.lanes) else {
         return (Algorithm::Direct, &[]);
@@ -182,6 +186,7 @@ mod tests {
         assert_ne!(algorithm(token, &spec(1, 1), &whole), Algorithm::Direct);
         assert_eq!(algorithm(token, &spec(2, 1), &whole), Algorithm::Direct);
         assert_eq!(algorithm(token, &spec(1, 2), &whole), Algorithm::Direct);
+        assert_eq!(algorithm(token, &spec(2, 16), &whole), Algorithm::Grouped);
         assert_eq!(
             algorithm(token, &spec(1, 1), &layout(64, 64)),
             Algorithm::Direct

@@ -25,7 +25,7 @@ const RUNS: usize = 15;
 const WORTHWHILE: f64 = 0.1;
 
 /// Values read, and as many written, to put weights out of the second-level caches.
-const SWEPT: usize = 8 << 20;
+const SWEPT: usize = 32 << 20;
 
 /// Seconds for each of [`BATCHES`].
 type Times = [f64; BATCHES.len()];

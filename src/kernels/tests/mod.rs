@@ -25,6 +25,9 @@ const KERNELS: &[(&str, Run)] = &[
     ("conv winograd6", |token| {
         cases::convs(token, Algorithm::Winograd6)
     }),
+    ("conv grouped", |token| {
+        cases::convs(token, Algorithm::Grouped)
+    }),
     ("map", cases::maps),
     ("pool", cases::pools),
     ("planes", cases::planes),
@@ -79,15 +82,20 @@ fn detection_respects_the_cap() {
 #[test]
 fn threads_change_no_bit() {
     for token in Token::available() {
-        let case = ConvCase {
-            batch: 3,
-            ..ConvCase::new((3, 3), 1, 1, (40, 70), (30, 29))
-        };
         for algorithm in Algorithm::ALL {
+            let whole = ConvCase::new((3, 3), 1, 1, (40, 70), (30, 29));
+            let grouped = ConvCase::new((3, 3), 1, 10, (40, 40), (30, 29));
+            let case = [whole, grouped]
+                .into_iter()
+                .find(|case| case.suits(algorithm));
+            let case = ConvCase {
+                batch: 3,
+                ..case.expect("a case for every algorithm")
+            };
             let serial = case.run(token, algorithm, &Serial);
             let threaded = case.run(token, algorithm, &Three);
             assert_eq!(serial.1[..], threaded.1[..]);
-            // an image's bits do not depend on its batch
+            // one algorithm's bits do not depend on the batch
             let (_, alone) = ConvCase { batch: 1, ..case }.run(token, algorithm, &Serial);
             assert_eq!(alone[..], serial.1[..alone.len()]);
         }
