@@ -117,7 +117,8 @@ impl Token {
 fn members<const LANES: usize>(group: usize, member: usize) -> [i32; LANES] {
     let mut lanes = [0; LANES];
     for (lane, number) in lanes.iter_mut().enumerate() {
-        *number = (lane / group * group + member) as i32;
+        // not a division, which has no vector form
+        *number = (lane & !(group - 1) | member) as i32;
     }
     lanes
 }

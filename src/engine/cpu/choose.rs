@@ -67,8 +67,7 @@ pub(super) fn algorithms(
     spec: &ConvSpec,
     input: &Layout,
 ) -> (Algorithm, &'static [Choice]) {
-    let blocked = input.lanes == token.lanes();
-    if blocked && Algorithm::Grouped.supports(spec) {
+    if narrow_groups(token, spec) && input.lanes == token.lanes() {
         return (Algorithm::Grouped, &[]);
     }
     let shape = Shape::new(input.channels, input.height, input.width);
@@ -79,6 +78,14 @@ pub(super) fn algorithms(
         Some((first, rest)) => (first.algorithm, rest),
         None => (estimate(spec, input), &[]),
     }
+}
+
+/// Whether groups are so narrow that the direct convolution would multiply zeros half of the time or more. The portable
+/// path has no instruction that permutes, and is as fast with the zeros.
+fn narrow_groups(token: Token, spec: &ConvSpec) -> bool {
+    token.isa() != Isa::Portable
+        && 2 * spec.group_inputs() <= token.lanes()
+        && Algorithm::Grouped.supports(spec)
 }
 
 /// A guess from the work: multiplications, transforms, and the weights, which a small image hardly reuses.
@@ -186,7 +193,14 @@ mod tests {
         assert_ne!(algorithm(token, &spec(1, 1), &whole), Algorithm::Direct);
         assert_eq!(algorithm(token, &spec(2, 1), &whole), Algorithm::Direct);
         assert_eq!(algorithm(token, &spec(1, 2), &whole), Algorithm::Direct);
-        assert_eq!(algorithm(token, &spec(2, 16), &whole), Algorithm::Grouped);
+        for token in Token::available() {
+            let narrow = algorithm(token, &spec(2, 16), &layout(64, token.lanes()));
+            let expected = match token.isa() {
+                Isa::Portable => Algorithm::Direct,
+                Isa::Avx2 | Isa::Avx512 => Algorithm::Grouped,
+            };
+            assert_eq!(narrow, expected);
+        }
         assert_eq!(
             algorithm(token, &spec(1, 1), &layout(64, 64)),
             Algorithm::Direct

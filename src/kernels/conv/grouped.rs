@@ -275,24 +275,36 @@ impl<const STRIDE: usize, const Q: usize> Kernel for Strip<'_, STRIDE, Q> {
         let spread = spread.as_mut_ptr().cast::<f32>();
         let spread_row = job.members * Self::READ * S::LANES;
         let place = |row: usize| spread.wrapping_add(row % WINDOW * spread_row);
-        let mut ready = 0;
-        for y in 0..job.rows {
-            for row in ready..y * STRIDE + WINDOW {
-                // SAFETY: a row under this band's windows, which `Conv::new` checked to stay inside the input's border;
-                // a place for a row holds READ vectors for each of at most MOST_MEMBERS members.
-                unsafe { self.spread(simd, row, place(row)) };
+        let mut lanes = [simd.members(1, 0); MOST_MEMBERS];
+        for (member, lanes) in lanes.iter_mut().enumerate() {
+            *lanes = simd.members(job.members, member % job.members);
+        }
+        let lanes = &lanes[..job.members];
+        for row in 0..WINDOW {
+            for (member, &lanes) in lanes.iter().enumerate() {
+                // SAFETY: the rows under this band's windows stay inside the input's border, which `Conv::new` checked;
+                // a row's place holds READ vectors for each of at most MOST_MEMBERS members.
+                unsafe { self.spread(simd, row, (member, lanes), place(row)) };
             }
-            ready = y * STRIDE + WINDOW;
+        }
+        for y in 0..job.rows {
+            let first = y * STRIDE;
             let mut tile: Tile<S::Vector, 1, Q, 1> = [[[simd.splat(0.0)]; Q]; 1];
             let mut weights = job.weights;
             for r in 0..WINDOW {
-                let mut from = place(y * STRIDE + r).cast_const();
-                for _ in 0..job.members {
+                let mut from = place(first + r).cast_const();
+                for (member, &lanes) in lanes.iter().enumerate() {
                     // SAFETY: the row has been spread; the block's weights are WINDOW rows of `members` by WINDOW
                     // vectors.
                     unsafe { Self::multiply(simd, from, weights, &mut tile) };
                     from = from.wrapping_add(Self::READ * S::LANES);
                     weights = weights.wrapping_add(WINDOW * S::LANES);
+                    // beside the multiplications, what the next row of outputs needs, where this one needs no more
+                    if (1..=STRIDE).contains(&r) && y + 1 < job.rows {
+                        let row = first + WINDOW + r - 1;
+                        // SAFETY: as above.
+                        unsafe { self.spread(simd, row, (member, lanes), place(row)) };
+                    }
                 }
             }
             let at = Position {
@@ -312,27 +324,30 @@ impl<const STRIDE: usize, const Q: usize> Kernel for Strip<'_, STRIDE, Q> {
 }
 
 impl<const STRIDE: usize, const Q: usize> Strip<'_, STRIDE, Q> {
-    /// Spreads the strip's pixels of an input row, counted from the band's first.
+    /// Spreads one member of the strip's pixels of an input row, counted from the band's first.
     ///
     /// # Safety
     /// READ pixels of that row can be read, and READ vectors for each member written at `to`.
     #[inline(always)]
-    unsafe fn spread<S: Simd>(&self, simd: S, row: usize, to: *mut f32) {
+    unsafe fn spread<S: Simd>(
+        &self,
+        simd: S,
+        row: usize,
+        (member, lanes): (usize, S::Lanes),
+        to: *mut f32,
+    ) {
         let job = &self.0;
         let from = job.input.wrapping_add(row * job.input_row);
+        let to = to.wrapping_add(member * Self::READ * S::LANES);
         for p in 0..Self::READ {
-            // needed two rows of outputs from now
-            simd.prefetch_near(from.wrapping_add(2 * STRIDE * job.input_row + p * S::LANES));
-        }
-        for member in 0..job.members {
-            let lanes = simd.members(job.members, member);
-            let to = to.wrapping_add(member * Self::READ * S::LANES);
-            for p in 0..Self::READ {
-                // SAFETY: the caller vouches for the pixels and the place.
-                unsafe {
-                    let pixel = simd.load(from.add(p * S::LANES));
-                    simd.store(to.add(p * S::LANES), simd.pick(pixel, lanes));
-                }
+            if member == 0 {
+                // needed two rows of outputs from now
+                simd.prefetch_near(from.wrapping_add(2 * STRIDE * job.input_row + p * S::LANES));
+            }
+            // SAFETY: the caller vouches for the pixels and the place.
+            unsafe {
+                let pixel = simd.load(from.add(p * S::LANES));
+                simd.store(to.add(p * S::LANES), simd.pick(pixel, lanes));
             }
         }
     }
@@ -350,18 +365,10 @@ impl<const STRIDE: usize, const Q: usize> Strip<'_, STRIDE, Q> {
     ) {
         // SAFETY: the caller vouches for every vector.
         let load = |from: *const f32, i: usize| unsafe { simd.load(from.add(i * S::LANES)) };
-        let (left, middle, right) = (load(weights, 0), load(weights, 1), load(weights, 2));
-        let (mut a, mut b) = (load(from, 0), load(from, 1));
+        let weights: [S::Vector; WINDOW] = [load(weights, 0), load(weights, 1), load(weights, 2)];
         for (q, pixel) in tile[0].iter_mut().enumerate() {
-            let c = load(from, q * STRIDE + 2);
-            pixel[0] = simd.fma(a, left, pixel[0]);
-            pixel[0] = simd.fma(b, middle, pixel[0]);
-            pixel[0] = simd.fma(c, right, pixel[0]);
-            if q + 1 < Q {
-                (a, b) = match STRIDE {
-                    1 => (b, c),
-                    _ => (c, load(from, q * STRIDE + 3)),
-                };
+            for (c, &weight) in weights.iter().enumerate() {
+                pixel[0] = simd.fma(load(from, q * STRIDE + c), weight, pixel[0]);
             }
         }
     }
