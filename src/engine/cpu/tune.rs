@@ -19,13 +19,13 @@ use crate::weights::Parameters;
 
 /// Batches that lines can begin with, and runs of each.
 const BATCHES: [usize; 4] = [1, 2, 4, 8];
-const RUNS: usize = 15;
+const RUNS: usize = 31;
 
 /// A second packing must save so much of some batch's time, as it costs memory for ever.
 const WORTHWHILE: f64 = 0.1;
 
 /// Values read, and as many written, to put weights out of the second-level caches.
-const SWEPT: usize = 32 << 20;
+const SWEPT: usize = 8 << 20;
 
 /// Seconds for each of [`BATCHES`].
 type Times = [f64; BATCHES.len()];
