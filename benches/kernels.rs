@@ -5,8 +5,8 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use resnetd::kernels::{
-    Algorithm, Buffer, Conv, ConvCall, ConvParts, ConvSpec, Epilogue, Layout, Operation, Serial,
-    Token,
+    Algorithm, Buffer, Conv, ConvCall, ConvParts, ConvSpec, Element, Epilogue, Layout, Operation,
+    Serial, Token,
 };
 
 struct Shape {
@@ -81,15 +81,16 @@ fn one(
         padding: (padding, padding),
         groups: shape.groups,
     };
-    if !algorithm.supports(&spec) {
+    if !algorithm.supports(&spec) || (algorithm != Algorithm::Direct && element != Element::F32) {
         return;
     }
-    let lanes = token.lanes();
+    let (lanes, element) = (token.lanes(), token.element());
     let input = Layout {
         channels: spec.in_channels,
         height: shape.size,
         width: shape.size,
-        lanes: lanes.min(spec.in_channels),
+        element,
+        lanes: lanes.min(spec.in_channels.div_ceil(element.packed())),
         border: padding,
     };
     let (height, width) = spec.output_size(shape.size, shape.size);
@@ -97,6 +98,7 @@ fn one(
         channels: spec.out_channels,
         height,
         width,
+        element,
         lanes,
         border: 0,
     };
@@ -105,7 +107,7 @@ fn one(
             .map(|i| (i % 17) as f32 / 17.0 - 0.5)
             .collect::<Vec<f32>>()
     };
-    let bias = Operation::Bias(Buffer::zeroed(output.blocks() * lanes));
+    let bias = Operation::Bias(Buffer::zeroed(output.listed()));
     let conv = Conv::new(ConvParts {
         token,
         algorithm,
@@ -121,7 +123,8 @@ fn one(
     group.throughput(Throughput::Elements(
         (spec.macs_per_pixel() * height * width) as u64,
     ));
-    let id = BenchmarkId::new(token.isa().name(), algorithm.name());
+    let id = format!("{} {element:?}", token.isa());
+    let id = BenchmarkId::new(id, algorithm.name());
     group.bench_function(id, |b| {
         b.iter(|| {
             let call = ConvCall {

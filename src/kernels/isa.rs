@@ -155,7 +155,10 @@ impl Token {
     /// The same for bf16; None where this CPU, or what `max` leaves of it, has no instructions for it.
     pub fn detect_bf16(max: Option<Isa>) -> Option<Self> {
         let fits = |isa: &Isa| max.is_none_or(|max| *isa <= max);
-        let mut found = Isa::ALL.into_iter().filter(fits).filter_map(Isa::bf16_token);
+        let mut found = Isa::ALL
+            .into_iter()
+            .filter(fits)
+            .filter_map(Isa::bf16_token);
         found.next_back()
     }
 

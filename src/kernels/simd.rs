@@ -66,6 +66,15 @@ pub(super) trait Simd: Copy {
         self.fma(words, weights, sum)
     }
 
+    /// The number of a lane for each lane.
+    type Lanes: Copy;
+
+    /// Lane `member` of each lane's group; a group is so many neighbours, a power of two.
+    fn members(self, group: usize, member: usize) -> Self::Lanes;
+
+    /// The values of the lanes named.
+    fn pick(self, from: Self::Vector, lanes: Self::Lanes) -> Self::Vector;
+
     /// Asks for the cache line at `from`, which need not be readable, in the second-level cache.
     #[inline(always)]
     fn prefetch(self, from: *const f32) {
@@ -146,6 +155,16 @@ impl Token {
     }
 }
 
+#[inline(always)]
+fn members<const LANES: usize>(group: usize, member: usize) -> [i32; LANES] {
+    let mut lanes = [0; LANES];
+    for (lane, number) in lanes.iter_mut().enumerate() {
+        // not a division, which has no vector form
+        *number = (lane & !(group - 1) | member) as i32;
+    }
+    lanes
+}
+
 /// Eight values, a size that pairs of 128-bit registers hold well on SSE2 and NEON.
 #[derive(Clone, Copy)]
 #[repr(C, align(32))]
@@ -221,6 +240,18 @@ impl Simd for Portable {
         Self::zip(a, b, |a, b| if a > b { a } else { b })
     }
 
+    type Lanes = [i32; 8];
+
+    #[inline(always)]
+    fn members(self, group: usize, member: usize) -> [i32; 8] {
+        members(group, member)
+    }
+
+    #[inline(always)]
+    fn pick(self, from: Eight, lanes: [i32; 8]) -> Eight {
+        Eight(lanes.map(|lane| from.0[lane as usize % 8]))
+    }
+
     #[inline(always)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
         #[inline(never)]
@@ -234,15 +265,16 @@ impl Simd for Portable {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m256, __m512, __m512bh, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm256_add_ps,
-        _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_max_ps, _mm256_mul_ps,
-        _mm256_set1_ps, _mm256_storeu_ps, _mm256_sub_ps, _mm512_add_ps, _mm512_castsi512_ps,
-        _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_fmadd_ps,
-        _mm512_loadu_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_slli_epi32,
-        _mm512_storeu_ps, _mm512_sub_ps,
+        __m256, __m256i, __m512, __m512bh, __m512i, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch,
+        _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_max_ps,
+        _mm256_mul_ps, _mm256_permutevar8x32_ps, _mm256_set1_ps, _mm256_storeu_ps, _mm256_sub_ps,
+        _mm512_add_ps, _mm512_castsi512_ps, _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh,
+        _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_max_ps,
+        _mm512_mul_ps, _mm512_permutexvar_ps, _mm512_set1_ps, _mm512_slli_epi32, _mm512_storeu_ps,
+        _mm512_sub_ps,
     };
 
-    use super::{Avx2, Avx512, Avx512Bf16, Kernel, Simd};
+    use super::{Avx2, Avx512, Avx512Bf16, Kernel, Simd, members};
 
     /// The arithmetic of one token in terms of its intrinsics.
     macro_rules! arithmetic {
@@ -328,6 +360,21 @@ mod x86 {
             _mm256_max_ps
         );
 
+        type Lanes = __m256i;
+
+        #[inline(always)]
+        fn members(self, group: usize, member: usize) -> __m256i {
+            let lanes: [i32; 8] = members(group, member);
+            // SAFETY: the token proves the instruction set; the array is a vector long.
+            unsafe { _mm256_loadu_si256(lanes.as_ptr().cast()) }
+        }
+
+        #[inline(always)]
+        fn pick(self, from: __m256, lanes: __m256i) -> __m256 {
+            // SAFETY: the token proves the instruction set.
+            unsafe { _mm256_permutevar8x32_ps(from, lanes) }
+        }
+
         #[inline(always)]
         fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
             #[target_feature(enable = "avx2,fma")]
@@ -355,6 +402,21 @@ mod x86 {
             _mm512_mul_ps,
             _mm512_max_ps
         );
+
+        type Lanes = __m512i;
+
+        #[inline(always)]
+        fn members(self, group: usize, member: usize) -> __m512i {
+            let lanes: [i32; 16] = members(group, member);
+            // SAFETY: the token proves the instruction set; the array is a vector long.
+            unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) }
+        }
+
+        #[inline(always)]
+        fn pick(self, from: __m512, lanes: __m512i) -> __m512 {
+            // SAFETY: the token proves the instruction set.
+            unsafe { _mm512_permutexvar_ps(lanes, from) }
+        }
 
         #[inline(always)]
         fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
@@ -384,6 +446,21 @@ mod x86 {
             _mm512_mul_ps,
             _mm512_max_ps
         );
+
+        type Lanes = __m512i;
+
+        #[inline(always)]
+        fn members(self, group: usize, member: usize) -> __m512i {
+            let lanes: [i32; 16] = members(group, member);
+            // SAFETY: the token proves the instruction set; the array is a vector long.
+            unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) }
+        }
+
+        #[inline(always)]
+        fn pick(self, from: __m512, lanes: __m512i) -> __m512 {
+            // SAFETY: the token proves the instruction set.
+            unsafe { _mm512_permutexvar_ps(lanes, from) }
+        }
 
         #[inline(always)]
         unsafe fn load_cell(self, from: *const f32) -> [__m512; 2] {

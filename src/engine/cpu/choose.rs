@@ -1,31 +1,21 @@
-//! Which algorithm computes a convolution: a checked-in table of what was fastest, and an estimate for what is not in
-//! it. Nothing is measured at load, so replicas and runs agree bit for bit.
+//! Which algorithm computes a convolution in which batches: a checked-in table of what was fastest, and an estimate for
+//! what is not in it. Nothing is measured at load, so replicas and runs agree bit for bit at equal batch size.
 //!
-//! `resnetd bench --architecture NAME --tune` prints the table's lines for one network; algorithms.txt says how they
-//! were made.
+//! `resnetd bench --architecture NAME --tune` prints the table's lines for one network ([`super::tune`]); algorithms.txt
+//! says how they were made.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::LazyLock;
-use std::time::Instant;
 
-use super::passes::{self, LayerOp};
-use crate::engine::EngineError;
-use crate::ir::Graph;
-use crate::kernels::{
-    Algorithm, Buffer, Conv, ConvCall, ConvParts, ConvSpec, Element, Epilogue, Isa, Layout,
-    Threads, Token,
-};
-use crate::weights::Parameters;
+use crate::ir::Shape;
+use crate::kernels::{Algorithm, ConvSpec, Element, Isa, Layout, Token};
 
 const TABLE: &str = include_str!("algorithms.txt");
 
-/// Batches that a line of the table weighs, and runs of each.
-const TUNED_BATCHES: [usize; 2] = [1, 8];
-const TUNED_RUNS: usize = 15;
-
-/// What a line is about: the convolutions that have a choice are 3x3, of stride 1, in one group.
+/// What lines are about: the convolutions that have a choice are 3x3, of stride 1, in one group.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct Key {
+pub(super) struct Key {
     isa: Isa,
     in_channels: usize,
     out_channels: usize,
@@ -33,28 +23,72 @@ struct Key {
     width: usize,
 }
 
-static LINES: LazyLock<BTreeMap<Key, Algorithm>> =
-    LazyLock::new(|| TABLE.lines().filter_map(parse).collect());
+/// An algorithm and the smallest batch that it is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Choice {
+    pub(super) from: usize,
+    pub(super) algorithm: Algorithm,
+}
 
-/// How to compute a convolution of an image of that size.
-pub(super) fn algorithm(token: Token, spec: &ConvSpec, input: &Layout) -> Algorithm {
-    // an image that keeps its few channels together has no blocks to transform
-    if !Algorithm::Winograd4.supports(spec)
-        || (input.lanes, input.element) != (token.lanes(), Element::F32)
-    {
-        return Algorithm::Direct;
+/// Choices by ascending batch.
+static LINES: LazyLock<BTreeMap<Key, Vec<Choice>>> = LazyLock::new(|| read(TABLE));
+
+impl Key {
+    /// For an image of that size; None where only the direct convolution will do.
+    pub(super) fn new(token: Token, spec: &ConvSpec, input: Shape, lanes: usize) -> Option<Self> {
+        // an image that keeps its few channels together has no blocks to transform
+        (Algorithm::Winograd4.supports(spec) && lanes == token.lanes()).then_some(Self {
+            isa: token.isa(),
+            in_channels: spec.in_channels,
+            out_channels: spec.out_channels,
+            height: input.height,
+            width: input.width,
+        })
     }
-    let key = Key {
-        isa: token.isa(),
-        in_channels: spec.in_channels,
-        out_channels: spec.out_channels,
-        height: input.height,
-        width: input.width,
+}
+
+/// A line without its batch and algorithm.
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            isa,
+            in_channels,
+            out_channels,
+            height,
+            width,
+        } = self;
+        write!(f, "{isa} {in_channels}->{out_channels} {height}x{width}")
+    }
+}
+
+/// How to compute a convolution of an image of that size: what small batches take, and from which batch on another.
+pub(super) fn algorithms(
+    token: Token,
+    spec: &ConvSpec,
+    input: &Layout,
+) -> (Algorithm, &'static [Choice]) {
+    if token.element() != Element::F32 {
+        return (Algorithm::Direct, &[]);
+    }
+    if narrow_groups(token, spec) && input.lanes == token.lanes() {
+        return (Algorithm::Grouped, &[]);
+    }
+    let shape = Shape::new(input.channels, input.height, input.width);
+    let Some(key) = Key::new(token, spec, shape, input.lanes) else {
+        return (Algorithm::Direct, &[]);
     };
-    LINES
-        .get(&key)
-        .copied()
-        .unwrap_or_else(|| estimate(spec, input))
+    match LINES.get(&key).and_then(|choices| choices.split_first()) {
+        Some((first, rest)) => (first.algorithm, rest),
+        None => (estimate(spec, input), &[]),
+    }
+}
+
+/// Whether groups are so narrow that the direct convolution would multiply zeros half of the time or more. The portable
+/// path has no instruction that permutes, and is as fast with the zeros.
+fn narrow_groups(token: Token, spec: &ConvSpec) -> bool {
+    token.isa() != Isa::Portable
+        && 2 * spec.group_inputs() <= token.lanes()
+        && Algorithm::Grouped.supports(spec)
 }
 
 /// A guess from the work: multiplications, transforms, and the weights, which a small image hardly reuses.
@@ -85,12 +119,24 @@ fn estimate(spec: &ConvSpec, input: &Layout) -> Algorithm {
         .map_or(Algorithm::Direct, |(_, algorithm)| algorithm)
 }
 
-/// `avx512 64->64 56x56 winograd6`; None for a comment or what no algorithm is named in.
-fn parse(line: &str) -> Option<(Key, Algorithm)> {
+fn read(table: &str) -> BTreeMap<Key, Vec<Choice>> {
+    let mut lines: BTreeMap<Key, Vec<Choice>> = BTreeMap::new();
+    for (key, choice) in table.lines().filter_map(parse) {
+        lines.entry(key).or_default().push(choice);
+    }
+    for choices in lines.values_mut() {
+        choices.sort_by_key(|choice| choice.from);
+    }
+    lines
+}
+
+/// `avx512 512->512 7x7 4 winograd4`, of batches of 4 and more; None for a comment or what no algorithm is named in.
+fn parse(line: &str) -> Option<(Key, Choice)> {
     let mut words = line.split_whitespace();
     let isa = words.next()?.parse().ok()?;
     let (in_channels, out_channels) = words.next()?.split_once("->")?;
     let (height, width) = words.next()?.split_once('x')?;
+    let from = words.next()?.parse().ok()?;
     let name = words.next()?;
     let key = Key {
         isa,
@@ -99,98 +145,8 @@ fn parse(line: &str) -> Option<(Key, Algorithm)> {
         height: height.parse().ok()?,
         width: width.parse().ok()?,
     };
-    Some((key, Algorithm::ALL.into_iter().find(|a| a.name() == name)?))
-}
-
-/// Times every algorithm on each distinct convolution of a network that has a choice; returns the table's lines.
-///
-/// # Errors
-/// When a parameter is missing.
-pub fn tune(
-    graph: &Graph,
-    mut parameters: Parameters,
-    token: Token,
-    threads: &dyn Threads,
-) -> Result<Vec<String>, EngineError> {
-    let layers = passes::lower(graph, &mut parameters)?;
-    let mut lines = BTreeMap::new();
-    for layer in &layers {
-        let LayerOp::Conv { spec, weights } = &layer.op else {
-            continue;
-        };
-        let from = layers[layer.inputs[0]].shape;
-        let narrow = from.channels < token.lanes();
-        if !Algorithm::Winograd4.supports(spec) || narrow {
-            continue;
-        }
-        let layout = |shape: crate::ir::Shape| Layout {
-            channels: shape.channels,
-            height: shape.height,
-            width: shape.width,
-            element: token.element(),
-            lanes: token.lanes(),
-            border: 1,
-        };
-        let shapes = format!(
-            "{} {}->{} {}x{}",
-            token.isa(),
-            spec.in_channels,
-            spec.out_channels,
-            from.height,
-            from.width
-        );
-        if lines.contains_key(&shapes) {
-            continue;
-        }
-        let mut best = (f64::INFINITY, Algorithm::Direct);
-        for algorithm in Algorithm::ALL {
-            let parts = ConvParts {
-                token,
-                algorithm,
-                spec: *spec,
-                input: layout(from),
-                output: layout(layer.shape),
-                weights,
-                epilogue: Epilogue::default(),
-            };
-            let conv = Conv::new(parts).map_err(|e| EngineError::Device(e.to_string()))?;
-            // a product weighs both batches' ratios alike
-            let time = TUNED_BATCHES
-                .map(|batch| time(&conv, threads, batch, layout(from), layout(layer.shape)));
-            let time = time.iter().product();
-            if time < best.0 {
-                best = (time, algorithm);
-            }
-        }
-        lines.insert(shapes, best.1);
-    }
-    Ok(lines
-        .into_iter()
-        .map(|(shapes, algorithm)| format!("{shapes} {}", algorithm.name()))
-        .collect())
-}
-
-/// Median seconds of one call.
-fn time(conv: &Conv, threads: &dyn Threads, batch: usize, from: Layout, to: Layout) -> f64 {
-    let mut input = Buffer::zeroed(batch * from.image());
-    for (i, value) in input.iter_mut().enumerate() {
-        *value = (i % 13) as f32 / 13.0;
-    }
-    let mut output = Buffer::zeroed(batch * to.image());
-    let call = ConvCall {
-        batch,
-        input: &input,
-        added: &[],
-    };
-    let mut times: Vec<f64> = (0..TUNED_RUNS)
-        .map(|_| {
-            let start = Instant::now();
-            conv.run(threads, call, &mut output);
-            start.elapsed().as_secs_f64()
-        })
-        .collect();
-    times.sort_unstable_by(f64::total_cmp);
-    times[TUNED_RUNS / 2]
+    let algorithm = Algorithm::ALL.into_iter().find(|a| a.name() == name)?;
+    Some((key, Choice { from, algorithm }))
 }
 
 #[cfg(test)]
@@ -202,11 +158,19 @@ mod tests {
         let lines = TABLE
             .lines()
             .filter(|line| !line.starts_with('#') && !line.is_empty());
+        let read = LINES.values().flatten();
         assert_eq!(
-            LINES.len(),
+            read.count(),
             lines.count(),
-            "a line that cannot be read, or two for one shape"
+            "a line that cannot be read, or an empty one"
         );
+        for (key, choices) in LINES.iter() {
+            assert_eq!(choices[0].from, 1, "{key}: every batch has an algorithm");
+            let ascending = choices
+                .windows(2)
+                .all(|c| c[0].from < c[1].from && c[0].algorithm != c[1].algorithm);
+            assert!(ascending, "{key}: each batch has one algorithm");
+        }
     }
 
     #[test]
@@ -229,9 +193,18 @@ mod tests {
             groups,
         };
         let whole = layout(64, token.lanes());
+        let algorithm = |token, spec: &ConvSpec, input: &Layout| algorithms(token, spec, input).0;
         assert_ne!(algorithm(token, &spec(1, 1), &whole), Algorithm::Direct);
         assert_eq!(algorithm(token, &spec(2, 1), &whole), Algorithm::Direct);
         assert_eq!(algorithm(token, &spec(1, 2), &whole), Algorithm::Direct);
+        for token in Token::available() {
+            let narrow = algorithm(token, &spec(2, 16), &layout(64, token.lanes()));
+            let expected = match (token.isa(), token.element()) {
+                (Isa::Avx2 | Isa::Avx512, Element::F32) => Algorithm::Grouped,
+                _ => Algorithm::Direct,
+            };
+            assert_eq!(narrow, expected);
+        }
         assert_eq!(
             algorithm(token, &spec(1, 1), &layout(64, 64)),
             Algorithm::Direct
@@ -239,28 +212,15 @@ mod tests {
     }
 
     #[test]
-    fn tuning_writes_lines_that_are_read_back() {
-        let (mut b, x) = crate::ir::Builder::new(crate::ir::Shape::new(16, 6, 6));
-        let x = b.conv("a", x, 16, 3, 1);
-        let x = b.conv("b", x, 32, 3, 2);
-        let x = b.conv("c", x, 32, 3, 1);
-        b.conv("d", x, 32, 3, 1);
-        let graph = b.finish().expect("a graph");
-        let source = crate::weights::Generator::new(&graph, 3, [0.5, 0.9]);
-        let parameters = Parameters::load(&graph, &source).expect("generated weights");
-        let token = Token::detect(None);
-        let lines = tune(&graph, parameters, token, &crate::kernels::Serial).expect("lines");
-        let keys: Vec<Key> = lines
-            .iter()
-            .map(|line| parse(line).expect("a line").0)
-            .collect();
-        let shape = |isa, channels, side| Key {
-            isa,
-            in_channels: channels,
-            out_channels: channels,
-            height: side,
-            width: side,
-        };
-        assert_eq!(keys, [shape(token.isa(), 16, 6), shape(token.isa(), 32, 3)]);
+    fn batches_take_the_last_line_that_begins_with_them_or_before() {
+        let table =
+            "avx512 8->8 7x7 4 winograd4\navx512 8->8 7x7 1 direct\n# avx512 8->8 9x9 1 direct";
+        let choices: Vec<Vec<Choice>> = read(table).into_values().collect();
+        let choice = |from, algorithm| Choice { from, algorithm };
+        let expected = [
+            choice(1, Algorithm::Direct),
+            choice(4, Algorithm::Winograd4),
+        ];
+        assert_eq!(choices, [expected]);
     }
 }

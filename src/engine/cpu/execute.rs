@@ -130,7 +130,7 @@ impl Engine for FusedEngine {
             } = step.output.layout;
             layers.push(LayerProfile {
                 name: step.name.clone(),
-                algorithm: step.kernel.name(),
+                algorithm: step.kernel.name(batch),
                 output: [channels, height, width],
                 macs: (step.macs * batch) as u64,
                 weights: step.kernel.weights() * size_of::<f32>(),
@@ -164,7 +164,7 @@ impl Call<'_> {
                     input: data(input),
                     added: &added,
                 };
-                conv.run(threads, call, output);
+                conv.of(batch).run(threads, call, output);
             }
             (Kernel::Pool(pool), Some(input)) => pool.run(threads, batch, data(input), output),
             (Kernel::Map(map), Some(input)) => map.run(threads, batch, data(input), &added, output),

@@ -1,6 +1,7 @@
 //! The plan of one network on one instruction set: a layout and a buffer for each value, a prepared kernel for each
 //! layer. Weights are packed here and the originals dropped.
 
+use super::buckets::Buckets;
 use super::choose;
 use super::passes::{self, Fused, Layer, LayerOp};
 use crate::engine::EngineError;
@@ -40,7 +41,7 @@ pub(super) struct Place {
 #[derive(Debug)]
 pub(super) enum Kernel {
     Image,
-    Conv(Conv),
+    Conv(Box<Buckets>),
     Pool(Pool),
     Map(Map),
     Concat,
@@ -75,11 +76,11 @@ impl Kernel {
         }
     }
 
-    /// What runs, for profiles.
-    pub(super) fn name(&self) -> &'static str {
+    /// What runs on a batch of that size, for profiles.
+    pub(super) fn name(&self, batch: usize) -> &'static str {
         match self {
             Self::Image => "layout",
-            Self::Conv(conv) => conv.algorithm().name(),
+            Self::Conv(conv) => conv.of(batch).algorithm().name(),
             Self::Pool(_) => "pool",
             Self::Map(_) => "element-wise",
             Self::Concat => "concat",
@@ -209,16 +210,20 @@ fn step(layer: Layer, output: Place, places: &[Place], token: Token) -> Result<S
         (LayerOp::Flatten, Some(_)) => Kernel::Flatten,
         (LayerOp::Conv { spec, weights }, Some(input)) => {
             macs = spec.macs_per_pixel() * to.height * to.width;
-            let parts = ConvParts {
-                token,
-                algorithm: choose::algorithm(token, &spec, &input),
-                spec,
-                input,
-                output: to,
-                weights: &weights,
-                epilogue,
+            let make = |algorithm| {
+                Conv::new(ConvParts {
+                    token,
+                    algorithm,
+                    spec,
+                    input,
+                    output: to,
+                    weights: &weights,
+                    epilogue: epilogue.clone(),
+                })
             };
-            Kernel::Conv(Conv::new(parts).map_err(misfit)?)
+            let choices = choose::algorithms(token, &spec, &input);
+            let buckets = Buckets::new(choices, make).map_err(misfit)?;
+            Kernel::Conv(Box::new(buckets))
         }
         (LayerOp::Pool(spec), Some(input)) => {
             Kernel::Pool(Pool::new(token, spec, input, to).map_err(misfit)?)

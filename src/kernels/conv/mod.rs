@@ -2,6 +2,7 @@
 
 mod direct;
 mod grid;
+mod grouped;
 #[cfg(target_arch = "x86_64")]
 mod matrix;
 mod tile;
@@ -14,6 +15,7 @@ use super::epilogue::Epilogue;
 use super::isa::Token;
 use super::layout::{Element, Layout};
 use direct::Direct;
+use grouped::Grouped;
 use winograd::{Winograd4, Winograd6};
 
 /// A convolution; pairs are `(vertical, horizontal)`.
@@ -36,6 +38,8 @@ pub enum Algorithm {
     Winograd4,
     /// Winograd's F(6x6, 3x3): 5 times fewer.
     Winograd6,
+    /// Groups of up to 8 channels, without the zeros between them.
+    Grouped,
 }
 
 /// A convolution ready to run: packed weights, epilogue, layouts.
@@ -49,6 +53,7 @@ enum Implementation {
     Direct(Direct),
     Winograd4(Winograd4),
     Winograd6(Winograd6),
+    Grouped(Grouped),
 }
 
 /// Everything a convolution is made from.
@@ -79,7 +84,12 @@ pub struct ConvCall<'a> {
 pub struct Misfit(pub(super) String);
 
 impl Algorithm {
-    pub const ALL: [Self; 3] = [Self::Direct, Self::Winograd4, Self::Winograd6];
+    pub const ALL: [Self; 4] = [
+        Self::Direct,
+        Self::Winograd4,
+        Self::Winograd6,
+        Self::Grouped,
+    ];
 
     /// Whether it can compute this convolution, of an input in blocks of the vector's width.
     pub fn supports(self, spec: &ConvSpec) -> bool {
@@ -88,6 +98,7 @@ impl Algorithm {
             Self::Winograd4 | Self::Winograd6 => {
                 spec.kernel == (3, 3) && spec.stride == 1 && spec.groups == 1
             }
+            Self::Grouped => grouped::supports(spec),
         }
     }
 
@@ -96,6 +107,7 @@ impl Algorithm {
             Self::Direct => "direct",
             Self::Winograd4 => "winograd4",
             Self::Winograd6 => "winograd6",
+            Self::Grouped => "grouped",
         }
     }
 }
@@ -191,6 +203,7 @@ impl Conv {
             Algorithm::Direct => Implementation::Direct(Direct::new(parts)),
             Algorithm::Winograd4 => Implementation::Winograd4(Winograd4::new(parts)?),
             Algorithm::Winograd6 => Implementation::Winograd6(Winograd6::new(parts)?),
+            Algorithm::Grouped => Implementation::Grouped(Grouped::new(parts)?),
         };
         Ok(Self { imp })
     }
@@ -204,6 +217,7 @@ impl Conv {
             Implementation::Direct(conv) => conv.run(threads, call, output),
             Implementation::Winograd4(conv) => conv.run(threads, call, output),
             Implementation::Winograd6(conv) => conv.run(threads, call, output),
+            Implementation::Grouped(conv) => conv.run(threads, call, output),
         }
     }
 
@@ -212,6 +226,7 @@ impl Conv {
             Implementation::Direct(_) => Algorithm::Direct,
             Implementation::Winograd4(_) => Algorithm::Winograd4,
             Implementation::Winograd6(_) => Algorithm::Winograd6,
+            Implementation::Grouped(_) => Algorithm::Grouped,
         }
     }
 
@@ -221,6 +236,7 @@ impl Conv {
             Implementation::Direct(conv) => conv.weights(),
             Implementation::Winograd4(conv) => conv.weights(),
             Implementation::Winograd6(conv) => conv.weights(),
+            Implementation::Grouped(conv) => conv.weights(),
         };
         weights.len()
     }

@@ -143,7 +143,7 @@ impl ConvCase {
         let (expected, found) = self.run(token, algorithm, &Serial);
         let element = self.output(token).element;
         let tolerance = match algorithm {
-            Algorithm::Direct => rounding(element).max(3e-6),
+            Algorithm::Direct | Algorithm::Grouped => rounding(element).max(3e-6),
             Algorithm::Winograd4 => 1e-5,
             Algorithm::Winograd6 => 3e-5,
         };
@@ -262,6 +262,17 @@ pub(super) fn convs(token: Token, algorithm: Algorithm) -> usize {
                 (5, 7),
             );
             add((3, 3), 2, groups, (groups * per_group, groups * 3), (6, 5));
+        }
+    }
+    // groups inside a block, around the strips and with bands of several rows
+    for per_group in [1, 2, 4, 8] {
+        for (stride, widest) in [(1, 14), (2, 10), (1, 6), (2, 6), (1, 3), (2, 3)] {
+            for width in [1, widest - 1, widest, widest + 1, 2 * widest + 1] {
+                let channels = 2 * lanes + 8;
+                let size = (width / 2 + 3, stride * width);
+                let groups = channels / per_group;
+                add((3, 3), stride, groups, (channels, channels), size);
+            }
         }
     }
     let plain = cases.clone();

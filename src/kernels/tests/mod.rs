@@ -25,6 +25,9 @@ const KERNELS: &[(&str, Run)] = &[
     ("conv winograd6", |token| {
         cases::convs(token, Algorithm::Winograd6)
     }),
+    ("conv grouped", |token| {
+        cases::convs(token, Algorithm::Grouped)
+    }),
     ("map", cases::maps),
     ("pool", cases::pools),
     ("planes", cases::planes),
@@ -39,8 +42,9 @@ fn every_kernel_on_every_instruction_set() {
             let count = run(token);
             let (isa, element) = (token.isa(), token.element());
             println!("{name} x {isa} {element:?} x {count} cases");
-            // Winograd is for f32
-            let none = name.contains("winograd") && element != Element::F32;
+            // only the direct convolution has bf16
+            let f32_only = name.contains("winograd") || name.contains("grouped");
+            let none = f32_only && element != Element::F32;
             assert!(
                 if none { count == 0 } else { count > 5 },
                 "{name} on {isa} {element:?} ran {count} cases"
@@ -92,19 +96,22 @@ fn detection_respects_the_cap() {
 #[test]
 fn threads_change_no_bit() {
     for token in Token::available() {
-        let case = ConvCase {
-            batch: 3,
-            ..ConvCase::new((3, 3), 1, 1, (40, 70), (30, 29))
-        };
         for algorithm in Algorithm::ALL {
-            if !case.suits(token, algorithm) {
+            let whole = ConvCase::new((3, 3), 1, 1, (40, 70), (30, 29));
+            let grouped = ConvCase::new((3, 3), 1, 10, (40, 40), (30, 29));
+            let case = [whole, grouped]
+                .into_iter()
+                .find(|case| case.suits(token, algorithm));
+            // what is not for this token's element has none
+            let Some(case) = case else {
                 continue;
-            }
+            };
+            let case = ConvCase { batch: 3, ..case };
             let serial = case.run(token, algorithm, &Serial);
             let threaded = case.run(token, algorithm, &Three);
             let bits = |words: &[f32]| words.iter().map(|w| w.to_bits()).collect::<Vec<_>>();
             assert_eq!(bits(&serial.1), bits(&threaded.1));
-            // an image's bits do not depend on its batch
+            // one algorithm's bits do not depend on the batch
             let (_, alone) = ConvCase { batch: 1, ..case }.run(token, algorithm, &Serial);
             assert_eq!(bits(&alone), bits(&serial.1[..alone.len()]));
         }
