@@ -81,10 +81,10 @@ fn one(
         padding: (padding, padding),
         groups: shape.groups,
     };
+    let (lanes, element) = (token.lanes(), token.element());
     if !algorithm.supports(&spec) || (algorithm != Algorithm::Direct && element != Element::F32) {
         return;
     }
-    let (lanes, element) = (token.lanes(), token.element());
     let input = Layout {
         channels: spec.in_channels,
         height: shape.size,
