@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use resnetd::engine::{Engine, EngineOptions, select};
 use resnetd::families;
-use resnetd::ir::Graph;
+use resnetd::ir::{Builder, Graph, Shape};
 use resnetd::weights::{Generator, Parameters};
 
 const SEED: u64 = 11;
@@ -20,8 +20,8 @@ struct Network {
 }
 
 impl Network {
-    fn new(name: &str) -> Self {
-        let graph = Arc::new(families::find(name).unwrap().default_graph().unwrap());
+    fn new(graph: Graph) -> Self {
+        let graph = Arc::new(graph);
         let weights = Generator::new(&graph, SEED, [0.5, 0.9]);
         let parameters = Parameters::load(&graph, &weights).unwrap();
         Self {
@@ -48,8 +48,12 @@ fn bits(logits: &[f32]) -> Vec<u32> {
     logits.iter().map(|logit| logit.to_bits()).collect()
 }
 
-fn check(name: &str) {
-    let mut network = Network::new(name);
+fn check_family(name: &str) {
+    check(name, families::find(name).unwrap().default_graph().unwrap());
+}
+
+fn check(name: &str, graph: Graph) {
+    let mut network = Network::new(graph);
     let alone: Vec<Vec<f32>> = (0..IMAGES)
         .map(|i| network.logits(&[i]).remove(0))
         .collect();
@@ -88,10 +92,21 @@ fn check(name: &str) {
 
 #[test]
 fn residual_networks() {
-    check("resnet20");
+    check_family("resnet20");
 }
 
 #[test]
 fn pre_activation_and_wide_networks() {
-    check("wrn16_4");
+    check_family("wrn16_4");
+}
+
+/// On AVX-512 the table of algorithms has another for this layer from four images on.
+#[test]
+fn a_layer_with_an_algorithm_for_large_batches() {
+    let (mut b, x) = Builder::new(Shape::new(512, 7, 7));
+    let x = b.conv("conv", x, 512, 3, 1);
+    let x = b.global_avg_pool(x);
+    let x = b.flatten(x);
+    b.linear("fc", x, 10);
+    check("512->512 7x7", b.finish().unwrap());
 }

@@ -45,3 +45,50 @@ impl Buckets {
         self.smallest.packed_len() + larger.sum::<usize>()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::{ConvParts, ConvSpec, Epilogue, Layout, Token};
+
+    #[test]
+    fn a_batch_takes_the_packing_that_begins_with_it_or_before() {
+        let token = Token::detect(None);
+        let layout = Layout {
+            channels: 8,
+            height: 4,
+            width: 4,
+            lanes: token.lanes(),
+            border: 1,
+        };
+        let make = |algorithm| {
+            Conv::new(ConvParts {
+                token,
+                algorithm,
+                spec: ConvSpec {
+                    in_channels: 8,
+                    out_channels: 8,
+                    kernel: (3, 3),
+                    stride: 1,
+                    padding: (1, 1),
+                    groups: 1,
+                },
+                input: layout,
+                output: layout,
+                weights: &[0.0; 8 * 8 * 9],
+                epilogue: Epilogue::default(),
+            })
+        };
+        let choice = |from, algorithm| Choice { from, algorithm };
+        let rest = [
+            choice(2, Algorithm::Winograd4),
+            choice(8, Algorithm::Winograd6),
+        ];
+        let buckets = Buckets::new((Algorithm::Direct, &rest), make).expect("packings that fit");
+        let taken = [1, 2, 7, 8, 9].map(|batch| buckets.of(batch).algorithm());
+        use Algorithm::{Direct, Winograd4, Winograd6};
+        assert_eq!(taken, [Direct, Winograd4, Winograd4, Winograd6, Winograd6]);
+        let lens = [1, 2, 8].map(|batch| buckets.of(batch).packed_len());
+        assert_eq!(buckets.packed_len(), lens.iter().sum::<usize>());
+    }
+}
