@@ -96,10 +96,10 @@ pub struct EngineArgs {
     /// What computes: candle, fused (CPU only), or auto for the fused engine on a CPU and candle on a GPU
     #[arg(long, env = "RESNETD_ENGINE", default_value = "auto")]
     engine: EngineChoice,
-    /// Widest instruction set of the fused engine: avx512, avx2 or portable [default: the widest the CPU has]
+    /// Widest instruction set of the fused engine: amx, avx512, avx2 or portable [default: the widest the CPU has]
     #[arg(long, env = "RESNETD_MAX_ISA", value_name = "ISA")]
     max_isa: Option<Isa>,
-    /// Arithmetic of the forward pass
+    /// Arithmetic of the forward pass: f32, or bf16 on CPUs with AVX512_BF16 or AMX
     #[arg(long, env = "RESNETD_PRECISION", default_value = "f32")]
     precision: Precision,
     /// CPU threads for decoding and layers [default: the cores this process may use]

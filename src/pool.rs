@@ -160,9 +160,10 @@ impl Shared {
         job
     }
 
-    /// Waits a little for news; false if none came or enough threads wait so.
+    /// Waits a little for news; false if none came or enough threads wait so, or work on a loop.
     fn spin(&self, seen: usize, most: usize) -> bool {
-        if self.spinners.fetch_add(1, Ordering::SeqCst) >= most {
+        let spinning = self.spinners.fetch_add(1, Ordering::SeqCst);
+        if spinning + self.lending.helpers() >= most {
             self.spinners.fetch_sub(1, Ordering::SeqCst);
             return false;
         }

@@ -124,6 +124,11 @@ fn every_architecture_gives_candles_logits() {
             assert_eq!(again, found, "{what}: a second run");
             let alone = run(&mut engine, &graph, 1, &input[..graph.input().elements()]);
             let error = apart(&alone, &found[..graph.classes()]);
+            // bf16 knows one algorithm, which sums alike in every batch
+            let most = match token.element() {
+                Element::F32 => TOLERANCE,
+                Element::Bf16 => 0.0,
+            };
             assert!(error <= most, "{what}: alone and in a batch {error:.2e}");
         }
         count += 1;

@@ -29,6 +29,7 @@ pub(super) fn run(args: &BenchArgs, out: &mut dyn Write) -> Result<()> {
         None => Parameters::load(&graph, &Generator::new(&graph, SEED, [0.5, 0.9]))?,
     };
     if args.tune {
+        // only f32 has a choice of algorithms
         let token = Token::detect(args.engine.options(&pool).max_isa);
         for line in tune(&graph, parameters, token, pool.as_ref())? {
             writeln!(out, "{line}")?;

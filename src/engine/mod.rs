@@ -74,7 +74,7 @@ pub struct EngineInfo {
     pub engine: &'static str,
     /// `f32`, `bf16`.
     pub precision: &'static str,
-    /// Instruction set the kernels use (`avx512`, `avx2`, `portable`, `cuda`).
+    /// Instruction set the kernels use (`amx`, `avx512`, `avx2`, `portable`, `cuda`).
     pub isa: &'static str,
     /// `cpu` or `cuda:0`.
     pub device: String,

@@ -71,6 +71,11 @@ impl EngineOptions {
                         .into(),
                 ))
             }
+            DeviceChoice::Cuda(_) if self.precision == Precision::Bf16 => {
+                Err(EngineError::Unavailable(
+                    "there is no bf16 on a GPU yet; use --precision f32, or --device cpu".into(),
+                ))
+            }
             DeviceChoice::Cpu | DeviceChoice::Auto
                 if self.precision == Precision::Bf16 && self.engine == EngineChoice::Candle =>
             {
@@ -91,7 +96,7 @@ impl EngineOptions {
         Token::detect_bf16(self.max_isa).unwrap_or_else(|| {
             let isa = widest.isa();
             tracing::warn!(
-                "bf16 needs a CPU with AVX512_BF16, or a wider --max-isa than {isa}; running in f32"
+                "bf16 needs a CPU with AVX512_BF16 and --max-isa avx512 or wider; running in f32 on {isa}"
             );
             widest
         })
@@ -118,6 +123,9 @@ pub fn select(
             Device::Cpu
         }),
     };
+    if !device.is_cpu() && options.precision == Precision::Bf16 {
+        tracing::warn!("there is no bf16 on a GPU yet; running in f32");
+    }
     if device.is_cpu() && options.engine != EngineChoice::Candle {
         let threads = options.pool.clone();
         let engine = FusedEngine::new(graph, parameters, options.token(), threads)?;

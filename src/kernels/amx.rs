@@ -19,7 +19,8 @@ pub(super) const SUMS: usize = 2 * SIDE * 2 * SIDE;
 
 const ROW_BYTES: usize = 2 * SIDE * size_of::<f32>();
 
-/// This thread's tiles, set up: 0 to 3 for sums (strip by vector), 4 and 5 for two strips of activations, 6 and 7 for the
+/// This thread's tiles, set up. The blocks of assembly below do not name them as overwritten: the compiler puts nothing in
+/// tiles by itself. 0 to 3 are for sums (strip by vector), 4 and 5 for two strips of activations, 6 and 7 for the
 /// weights of two vectors.
 pub(super) struct Tiles {
     /// The set-up belongs to a thread.
@@ -38,9 +39,12 @@ struct Configuration {
 impl Tiles {
     /// Strips of `rows` rows; sums of `depth` words a step.
     ///
+    /// # Safety
+    /// No other `Tiles` lives on this thread until this one is dropped.
+    ///
     /// # Panics
     /// When either is zero or more than [`SIDE`].
-    pub(super) fn new(_: Amx, rows: usize, depth: usize) -> Self {
+    pub(super) unsafe fn new(_: Amx, rows: usize, depth: usize) -> Self {
         assert!((1..=SIDE).contains(&rows) && (1..=SIDE).contains(&depth));
         let mut to = Configuration {
             palette: 1,

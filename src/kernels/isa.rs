@@ -101,6 +101,7 @@ impl Amx {
     }
 
     /// The vector instructions beside the matrix unit.
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn vectors(self) -> Avx512Bf16 {
         self.0
     }

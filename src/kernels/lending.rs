@@ -61,6 +61,11 @@ impl Lending {
         self.on.load(Ordering::Relaxed)
     }
 
+    /// Helpers inside the closure just now.
+    pub fn helpers(&self) -> usize {
+        self.inside.load(Ordering::Relaxed)
+    }
+
     /// Runs the closure on offer, if there is one with a place left; says whether it did. A panic in the closure passes
     /// through.
     pub fn help(&self) -> bool {
@@ -91,8 +96,11 @@ struct Withdraw<'a>(&'a Lending);
 
 impl Drop for Withdraw<'_> {
     fn drop(&mut self) {
-        *self.0.lock() = None;
-        self.0.on.store(false, Ordering::Relaxed);
+        {
+            let mut offer = self.0.lock();
+            *offer = None;
+            self.0.on.store(false, Ordering::Relaxed);
+        }
         let mut spins = 0u32;
         while self.0.inside.load(Ordering::Acquire) != 0 {
             spins += 1;

@@ -58,6 +58,7 @@ mod tests {
             channels: 8,
             height: 4,
             width: 4,
+            element: token.element(),
             lanes: token.lanes(),
             border: 1,
         };

@@ -1,8 +1,8 @@
 //! Direct convolution: the output plane is cut into tiles, each summed wholly in registers by [`super::tile`].
 //!
 //! Every output value is summed in the same order whatever the tile, the batch and the number of threads, so equal
-//! images give equal bits. Groups need no code of their own: each output block reads only the input blocks that its
-//! groups lie in, and weights between different groups of one block are zeros.
+//! images give equal bits. Groups need no code of their own here: each output block reads only the input blocks that its
+//! groups lie in, and weights between different groups of one block are zeros ([`super::grouped`] wastes none).
 
 use std::ops::Range;
 
@@ -27,7 +27,7 @@ pub(super) struct Direct {
     walk: Walk,
     input_view: View,
     output_view: View,
-    /// Window's first value relative to its pixel's place in the input.
+    /// Window's first word relative to its pixel's place in the input.
     padding: usize,
     units: Vec<Unit>,
     weights: Buffer,
@@ -177,7 +177,11 @@ impl Direct {
             units: self.units.len(),
             flat: self.plane != Plane::Image,
             unit_weights: self.weights.len() / self.units.len(),
-            line_input: unit.input_blocks * self.walk.tile_row,
+            line_input: unit.input_blocks
+                * match self.plane {
+                    Plane::Image => self.walk.tile_row,
+                    Plane::Flat | Plane::Batch => width * self.input.lanes,
+                },
             threads,
         })
     }
@@ -199,12 +203,14 @@ impl Kernel for Task<'_> {
     /// Plain loops; each tile enters the instruction set by itself.
     fn run<S: Simd>(self, simd: S) {
         #[cfg(target_arch = "x86_64")]
-        if let Some(strips) = self.strips() {
+        // SAFETY: this task's alone, and it runs no other meanwhile.
+        if let Some(strips) = unsafe { self.strips() } {
             for index in self.part.units.clone() {
                 self.zero_borders(&self.conv.units[index]);
             }
             let jobs = self.part.units.clone().map(|index| self.unit_job(index));
-            // SAFETY: the stretches lie in this task's lines and units, which no other task writes; the rest as below.
+            // SAFETY: the matrix unit's token runs this with its vectors; the stretches lie in this task's lines and units,
+            // which no other task writes; the units' weights are packed for the walk; the rest as below.
             unsafe { strips.run(simd, jobs) };
             return;
         }
@@ -240,7 +246,10 @@ impl Kernel for Task<'_> {
 #[cfg(target_arch = "x86_64")]
 impl Task<'_> {
     /// This task's pixels for the matrix unit, where the convolution uses it.
-    fn strips(&self) -> Option<Strips> {
+    ///
+    /// # Safety
+    /// No other `Strips` lives on this thread until these are dropped.
+    unsafe fn strips(&self) -> Option<Strips> {
         let (conv, part) = (self.conv, &self.part);
         let matrix = conv.matrix.as_ref()?;
         let one = |row, pixel, len, pitch, width| Stretch {
@@ -253,15 +262,19 @@ impl Task<'_> {
         if conv.plane != Plane::Image {
             let pixels = self.grid.pixels(&part.lines);
             let stretch = one(0, pixels.start, pixels.len(), usize::MAX, pixels.end);
-            return matrix.strips(std::iter::once(stretch));
+            // SAFETY: the caller's.
+            return unsafe { matrix.strips(std::iter::once(stretch)) };
         }
         let (rows, width) = (self.grid.rows(&part.lines), conv.output.width);
         if conv.walk.tile_row == conv.input_view.row {
             let pitch = conv.input_view.row / conv.input_view.pixel;
             let len = (rows.len() - 1) * pitch + width;
-            return matrix.strips(std::iter::once(one(rows.start, 0, len, pitch, width)));
+            let stretch = one(rows.start, 0, len, pitch, width);
+            // SAFETY: the caller's.
+            return unsafe { matrix.strips(std::iter::once(stretch)) };
         }
-        matrix.strips(rows.map(|row| one(row, 0, width, usize::MAX, width)))
+        // SAFETY: the caller's.
+        unsafe { matrix.strips(rows.map(|row| one(row, 0, width, usize::MAX, width))) }
     }
 
     fn unit_job(&self, index: usize) -> UnitJob<'_> {

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use super::tile::TileShape;
 
-/// Values that a task's weights, or its input, may take of the second-level cache.
+/// Words that a task's weights, or its input, may take of the second-level cache.
 const SHARE: usize = 128 << 10;
 
 /// Tasks a thread, so that the last ones end together.
@@ -26,9 +26,9 @@ pub(super) struct Shape {
     pub(super) units: usize,
     /// Whether the only row may be cut: nothing but its pixels is written with it.
     pub(super) flat: bool,
-    /// Values of one unit's weights.
+    /// Words of one unit's weights.
     pub(super) unit_weights: usize,
-    /// Values that one row of output reads, counted once.
+    /// Words that one row of output reads, counted once.
     pub(super) line_input: usize,
     pub(super) threads: usize,
 }
@@ -152,6 +152,7 @@ impl Grid {
     }
 
     /// Pixels of some lines, where a line is a tile.
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn pixels(&self, lines: &Range<usize>) -> Range<usize> {
         even(self.width, self.tiles, lines.start).start
             ..even(self.width, self.tiles, lines.end - 1).end
@@ -179,4 +180,75 @@ impl Grid {
 /// Part `i` of `count` things in parts as even as can be.
 fn even(count: usize, parts: usize, i: usize) -> Range<usize> {
     i * count / parts..(i + 1) * count / parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every pixel of every image is in exactly one task for each unit.
+    #[test]
+    fn tasks_cover_everything_once() {
+        let mut shapes = 0;
+        for (rows, width, flat) in [
+            (1, 1, true),
+            (1, 49, true),
+            (1, 9, false),
+            (7, 7, false),
+            (56, 56, false),
+            (13, 30, false),
+        ] {
+            for images in [1, 2, 5] {
+                for units in [1, 3, 32] {
+                    for (unit_weights, line_input) in
+                        [(512, 64), (1 << 20, 1 << 10), (1 << 12, 1 << 18)]
+                    {
+                        for threads in [1, 2, 16] {
+                            let shape = Shape {
+                                rows,
+                                width,
+                                images,
+                                widest: 14,
+                                units,
+                                flat,
+                                unit_weights,
+                                line_input,
+                                threads,
+                            };
+                            covers(shape);
+                            shapes += 1;
+                        }
+                    }
+                }
+            }
+        }
+        assert_eq!(shapes, 6 * 3 * 3 * 3 * 3);
+    }
+
+    fn covers(shape: Shape) {
+        let Shape {
+            rows,
+            width,
+            images,
+            units,
+            ..
+        } = shape;
+        let grid = Grid::new(shape);
+        let mut seen = vec![0; images * units * rows * width];
+        for task in 0..grid.tasks() {
+            let part = grid.part(task);
+            assert!(!part.lines.is_empty() && !part.units.is_empty());
+            for unit in part.units.clone() {
+                for place in grid.tiles(&part.lines) {
+                    assert!(place.shape.rows * place.shape.pixels <= 14);
+                    for row in place.row..place.row + place.shape.rows {
+                        for pixel in place.pixel..place.pixel + place.shape.pixels {
+                            seen[((part.image * units + unit) * rows + row) * width + pixel] += 1;
+                        }
+                    }
+                }
+            }
+        }
+        assert!(seen.iter().all(|count| *count == 1));
+    }
 }

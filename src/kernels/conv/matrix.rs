@@ -104,7 +104,10 @@ impl Matrix {
     }
 
     /// The strips of equally long stretches; sets this thread's tiles up until they are dropped.
-    pub(super) fn strips(&self, stretches: impl Iterator<Item = Stretch>) -> Option<Strips> {
+    ///
+    /// # Safety
+    /// No other `Strips` lives on this thread until these are dropped.
+    pub(super) unsafe fn strips(&self, stretches: impl Iterator<Item = Stretch>) -> Option<Strips> {
         let mut stretches = stretches.peekable();
         let first = *stretches.peek()?;
         let rows = first.len.min(SIDE);
@@ -131,7 +134,8 @@ impl Matrix {
             }
         };
         Some(Strips {
-            tiles: Tiles::new(self.amx, rows, self.depth),
+            // SAFETY: the caller's.
+            tiles: unsafe { Tiles::new(self.amx, rows, self.depth) },
             pairs: strips.chunks(2).map(pair).collect(),
             chunks,
             depth: self.depth,
@@ -161,8 +165,9 @@ impl Strips {
     /// Computes some units of the task.
     ///
     /// # Safety
-    /// Every value that the walk reaches from the stretches' pixels can be read, and every pixel of them that counts be
-    /// written by this thread alone, in each unit's one block; the epilogue fits as [`apply`] demands.
+    /// `S` is the vectors of an [`Amx`] token. Every word that the walk reaches from the stretches' pixels can be read, and
+    /// every weight of the walk; every pixel that counts can be written by this thread alone, in each unit's one block; the
+    /// epilogue fits as [`apply`] demands.
     pub(super) unsafe fn run<'a, S: Simd>(&self, simd: S, jobs: impl Iterator<Item = UnitJob<'a>>) {
         simd.vectorize(Units { strips: self, jobs });
     }

@@ -141,10 +141,12 @@ impl ConvSpec {
         let misfit = |what: String| Err(Misfit(format!("{what}, in {self:?}")));
         if self.groups == 0
             || self.stride == 0
+            || self.kernel.0 == 0
+            || self.kernel.1 == 0
             || !self.in_channels.is_multiple_of(self.groups)
             || !self.out_channels.is_multiple_of(self.groups)
         {
-            return misfit("stride and groups must divide what they apply to".into());
+            return misfit("groups must divide the channels, and no size may be zero".into());
         }
         let size = self.output_size(input.height, input.width);
         if input.channels != self.in_channels
@@ -213,6 +215,9 @@ impl Conv {
     /// # Panics
     /// When a slice is shorter than its layout and the batch say.
     pub fn run(&self, threads: &dyn Threads, call: ConvCall<'_>, output: &mut [f32]) {
+        if call.batch == 0 {
+            return;
+        }
         match &self.imp {
             Implementation::Direct(conv) => conv.run(threads, call, output),
             Implementation::Winograd4(conv) => conv.run(threads, call, output),

@@ -143,20 +143,12 @@ impl ConvCase {
         let (expected, found) = self.run(token, algorithm, &Serial);
         let element = self.output(token).element;
         let tolerance = match algorithm {
-            Algorithm::Direct | Algorithm::Grouped => rounding(element).max(3e-6),
+            Algorithm::Direct | Algorithm::Grouped => 3e-6,
             Algorithm::Winograd4 => 1e-5,
             Algorithm::Winograd6 => 3e-5,
         };
         let what = (token.isa(), element, algorithm, self);
         assert_close(element, &found, &expected, tolerance, &what);
-    }
-}
-
-/// What two sums that differ by rounding can differ by once they are stored.
-fn rounding(element: Element) -> f32 {
-    match element {
-        Element::F32 => 1e-6,
-        Element::Bf16 => 1.0 / 256.0,
     }
 }
 
@@ -395,7 +387,7 @@ fn map(
     );
     let expected = laid_out(&output, batch, &expected);
     let element = output.element;
-    assert_close(element, &found, &expected, rounding(element), &map);
+    assert_close(element, &found, &expected, 1e-6, &map);
 }
 
 pub(super) fn pools(token: Token) -> usize {
@@ -476,7 +468,7 @@ fn pool(token: Token, (height, width): (usize, usize), spec: PoolSpec) {
         );
         let expected = laid_out(&output, batch, &expected);
         let element = output.element;
-        assert_close(element, &found, &expected, rounding(element), &pool);
+        assert_close(element, &found, &expected, 1e-6, &pool);
     }
 }
 
