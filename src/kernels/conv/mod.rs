@@ -7,6 +7,7 @@ mod grouped;
 mod matrix;
 mod tile;
 mod transforms;
+mod units;
 mod winograd;
 
 use super::buffer::Buffer;
