@@ -6,7 +6,7 @@ mod grouped;
 #[cfg(target_arch = "x86_64")]
 mod matrix;
 mod tile;
-mod transforms;
+mod units;
 mod winograd;
 
 use super::buffer::Buffer;

@@ -6,7 +6,7 @@
 use crate::kernels::simd::Simd;
 
 /// `M` outputs from `T = M + 2` inputs.
-pub(super) trait Transform<const M: usize, const T: usize> {
+pub(in crate::kernels::conv) trait Transform<const M: usize, const T: usize> {
     /// The transform of the weights, one row a point.
     const WEIGHTS: [[f64; 3]; T];
 
@@ -17,11 +17,11 @@ pub(super) trait Transform<const M: usize, const T: usize> {
 
 /// F(4, 3).
 #[derive(Debug)]
-pub(super) struct Four;
+pub(in crate::kernels::conv) struct Four;
 
 /// F(6, 3).
 #[derive(Debug)]
-pub(super) struct Six;
+pub(in crate::kernels::conv) struct Six;
 
 impl Transform<4, 6> for Four {
     const WEIGHTS: [[f64; 3]; 6] = [
