@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use resnetd::engine::{Engine, EngineOptions, select};
+use resnetd::engine::{Engine, EngineOptions, Precision, select};
 use resnetd::families;
 use resnetd::ir::{Builder, Graph, Shape};
 use resnetd::weights::{Generator, Parameters};
@@ -20,12 +20,16 @@ struct Network {
 }
 
 impl Network {
-    fn new(graph: Graph) -> Self {
+    fn new(graph: Graph, precision: Precision) -> Self {
+        let options = EngineOptions {
+            precision,
+            ..EngineOptions::default()
+        };
         let graph = Arc::new(graph);
         let weights = Generator::new(&graph, SEED, [0.5, 0.9]);
         let parameters = Parameters::load(&graph, &weights).unwrap();
         Self {
-            engine: select(&graph, parameters, &EngineOptions::default()).unwrap(),
+            engine: select(&graph, parameters, &options).unwrap(),
             input: Generator::input(SEED, IMAGES, graph.input()),
             graph,
         }
@@ -49,11 +53,14 @@ fn bits(logits: &[f32]) -> Vec<u32> {
 }
 
 fn check_family(name: &str) {
-    check(name, families::find(name).unwrap().default_graph().unwrap());
+    for precision in [Precision::F32, Precision::Bf16] {
+        let graph = families::find(name).unwrap().default_graph().unwrap();
+        check(name, graph, precision);
+    }
 }
 
-fn check(name: &str, graph: Graph) {
-    let mut network = Network::new(graph);
+fn check(name: &str, graph: Graph, precision: Precision) {
+    let mut network = Network::new(graph, precision);
     let alone: Vec<Vec<f32>> = (0..IMAGES)
         .map(|i| network.logits(&[i]).remove(0))
         .collect();
@@ -108,5 +115,5 @@ fn a_layer_with_an_algorithm_for_large_batches() {
     let x = b.global_avg_pool(x);
     let x = b.flatten(x);
     b.linear("fc", x, 10);
-    check("512->512 7x7", b.finish().unwrap());
+    check("512->512 7x7", b.finish().unwrap(), Precision::F32);
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use proptest::prelude::*;
 use resnetd::engine::{
-    DeviceChoice, Element, Engine, EngineChoice, EngineOptions, FusedEngine, FusedOp, Isa, Token,
-    select,
+    DeviceChoice, Element, Engine, EngineChoice, EngineOptions, FusedEngine, FusedOp, Isa,
+    Precision, Token, select,
 };
 use resnetd::families::{self, Architecture};
 use resnetd::ir::{Builder, Graph, NodeId, Op, Pool2d, Shape};
@@ -184,6 +184,32 @@ fn the_cpu_gets_the_fused_engine_and_its_cap() {
     );
     options.engine = EngineChoice::Candle;
     assert_eq!(info(&options).engine, "candle");
+}
+
+#[test]
+fn bf16_runs_where_the_cpu_has_it_and_in_f32_elsewhere() {
+    let graph = families::find("resnet20").expect("registered");
+    let graph = Arc::new(graph.default_graph().expect("a graph"));
+    let select = |max_isa, engine| {
+        let options = EngineOptions {
+            device: DeviceChoice::Cpu,
+            precision: Precision::Bf16,
+            max_isa,
+            engine,
+            ..EngineOptions::default()
+        };
+        let engine = select(&graph, parameters(&graph, [0.5, 0.9]), &options);
+        engine.map(|engine| engine.info().clone())
+    };
+    let widest = select(None, EngineChoice::Auto).expect("an engine");
+    match Token::detect_bf16(None) {
+        Some(token) => assert_eq!((widest.precision, widest.isa), ("bf16", token.isa().name())),
+        None => assert_eq!(widest.precision, "f32"),
+    }
+    let capped = select(Some(Isa::Portable), EngineChoice::Fused).expect("an engine");
+    assert_eq!((capped.precision, capped.isa), ("f32", "portable"));
+    let refused = select(None, EngineChoice::Candle).expect_err("candle has no bf16");
+    assert!(refused.to_string().contains("--precision f32"), "{refused}");
 }
 
 #[test]

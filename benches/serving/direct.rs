@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use resnetd::engine::EngineOptions;
+use resnetd::engine::{EngineChoice, EngineOptions, Precision};
 use resnetd::imaging;
 use resnetd::pool::Pool;
 use resnetd::repository::{self, LoadedModel, ModelSpec};
@@ -20,9 +20,11 @@ pub struct Direct {
 }
 
 impl Direct {
-    pub fn load(spec: &str, threads: NonZeroUsize) -> Result<Self> {
+    pub fn load(spec: &str, precision: Precision, threads: NonZeroUsize) -> Result<Self> {
         let spec: ModelSpec = spec.parse()?;
         let engine = EngineOptions {
+            engine: EngineChoice::Fused,
+            precision,
             pool: Some(Arc::new(Pool::new(threads)?)),
             ..EngineOptions::default()
         };

@@ -41,6 +41,9 @@ struct Args {
     /// Of the server, and of the forward pass without it [default: the cores this process may use]
     #[arg(long)]
     threads: Option<NonZeroUsize>,
+    /// Of the forward pass: f32 or bf16
+    #[arg(long, default_value = "f32")]
+    precision: String,
     /// Print a line of JSON too
     #[arg(long)]
     json: bool,
@@ -63,13 +66,24 @@ fn main() -> Result<()> {
     let folder = tempfile::tempdir()?;
     weights::folder(folder.path(), &args.architecture, "weights.safetensors");
     let spec = format!("{}={}", args.architecture, folder.path().display());
-    let mut direct = Direct::load(&spec, threads)?;
+    let precision = args.precision.parse().map_err(anyhow::Error::msg)?;
+    let mut direct = Direct::load(&spec, precision, threads)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let (load, latency) = runtime.block_on(async {
         let threads = threads.to_string();
-        let server = Process::serve(&["--model", &spec, "--threads", &threads]).await;
+        let server = Process::serve(&[
+            "--model",
+            &spec,
+            "--threads",
+            &threads,
+            "--engine",
+            "fused",
+            "--precision",
+            &args.precision,
+        ])
+        .await;
         let load = Load::measure(&server, &photos, args.clients.get(), seconds).await?;
         let latency = Latency::measure(&server, &photos, &mut direct, seconds).await?;
         anyhow::Ok((load, latency))

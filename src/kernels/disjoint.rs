@@ -1,6 +1,7 @@
 //! Writing one slice from several threads: each task is claimed once, and a task's region belongs to it alone.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Threads that kernels run on.
@@ -26,6 +27,14 @@ impl Threads for Serial {
     }
 }
 
+/// Tasks a thread that a loop should have, so that the last ones end together.
+pub(super) const TASKS: usize = 4;
+
+/// Part `i` of `count` things in parts as even as can be.
+pub(super) fn even(count: usize, parts: usize, i: usize) -> Range<usize> {
+    i * count / parts..(i + 1) * count / parts
+}
+
 /// Runs `body` once for each task number below `tasks`. Each thread takes its own run of neighbouring numbers, in order,
 /// and then what is left of the others' runs.
 ///
@@ -37,7 +46,7 @@ pub(super) fn claim(threads: &dyn Threads, tasks: usize, body: impl Fn(usize) + 
         return;
     }
     let next: Vec<AtomicUsize> = (0..runs)
-        .map(|run| AtomicUsize::new(run * tasks / runs))
+        .map(|run| AtomicUsize::new(even(tasks, runs, run).start))
         .collect();
     let entered = AtomicUsize::new(0);
     threads.broadcast(&|| {
@@ -46,7 +55,7 @@ pub(super) fn claim(threads: &dyn Threads, tasks: usize, body: impl Fn(usize) + 
             let run = (first + i) % runs;
             loop {
                 let task = next[run].fetch_add(1, Ordering::Relaxed);
-                if task >= (run + 1) * tasks / runs {
+                if task >= even(tasks, runs, run).end {
                     break;
                 }
                 body(task);

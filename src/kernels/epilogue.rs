@@ -46,6 +46,17 @@ pub(super) struct Position {
     pub(super) pixel: usize,
 }
 
+impl View {
+    /// The word at a place.
+    fn at(&self, at: Position) -> usize {
+        self.origin
+            + at.image * self.image
+            + at.block * self.block
+            + at.row * self.row
+            + at.pixel * self.pixel
+    }
+}
+
 /// Vectors of `R` rows of `Q` pixels, `B` of each: one or two a block, as [`Simd::CELL`] says.
 pub(super) type Tile<V, const R: usize, const Q: usize, const B: usize> = [[[V; B]; Q]; R];
 
@@ -180,11 +191,7 @@ pub(super) unsafe fn apply<S: Simd, const R: usize, const Q: usize, const B: usi
                 }
             }
             Bound::Add(data, view) => {
-                let from = view.origin
-                    + at.image * view.image
-                    + at.block * view.block
-                    + at.row * view.row
-                    + at.pixel * view.pixel;
+                let from = view.at(at);
                 for (r, row) in tile.iter_mut().enumerate() {
                     for (q, pixel) in row.iter_mut().enumerate() {
                         for (c, cell) in pixel.chunks_exact_mut(S::CELL).enumerate() {

@@ -9,6 +9,10 @@
 //! strides count words, so they are the same for all; a slice of words is a `&[f32]`, whose values mean nothing where
 //! the words hold something else.
 
+use std::ops::Range;
+
+use super::disjoint::Disjoint;
+
 /// What a word holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Element {
@@ -137,6 +141,38 @@ impl Layout {
                 row[..side].fill(0.0);
                 row[right..].fill(0.0);
             }
+        }
+    }
+}
+
+impl Layout {
+    /// Zeroes the border beside `rows` of some blocks of an image, and above or below them at the image's edge.
+    ///
+    /// # Safety
+    /// No other thread touches those blocks' padded rows meanwhile.
+    pub(super) unsafe fn zero_band(
+        &self,
+        tensor: &Disjoint<'_>,
+        image: usize,
+        blocks: Range<usize>,
+        rows: &Range<usize>,
+    ) {
+        if self.border == 0 {
+            return;
+        }
+        let from = if rows.start == 0 {
+            0
+        } else {
+            rows.start + self.border
+        };
+        let edges = 1 + usize::from(rows.end == self.height);
+        let to = rows.end + edges * self.border;
+        for block in blocks {
+            let start = image * self.image() + block * self.block();
+            // SAFETY: the caller's.
+            let rows =
+                unsafe { tensor.region(start + from * self.row(), (to - from) * self.row()) };
+            self.zero_border(rows, from);
         }
     }
 }

@@ -81,6 +81,26 @@ fn assert_close(found: &[f32], expected: &[f32]) {
 }
 
 #[test]
+fn bf16_without_its_instructions_is_f32_and_says_so() {
+    let ran = run(&[
+        "bench",
+        "--architecture",
+        "resnet20",
+        "--seconds",
+        "0.1",
+        "--json",
+        "--precision",
+        "bf16",
+        "--max-isa",
+        "avx2",
+    ]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let line: Value = serde_json::from_str(ran.stdout.lines().last().unwrap()).unwrap();
+    assert_eq!(line["precision"], "f32");
+    assert!(ran.stderr.contains("bf16 needs a CPU"), "{}", ran.stderr);
+}
+
+#[test]
 fn the_last_line_is_json_and_the_dump_is_what_was_computed() {
     let (line, logits) = bench(&["--threads", "1"]);
     assert!(line["images_per_second"].as_f64().unwrap() > 0.0);

@@ -219,7 +219,7 @@ impl Kernel for Task<'_> {
                 // SAFETY: the tile lies in this task's lines and units, which no other task writes; `Conv::new` checked
                 // that windows stay inside the input's border and that the epilogue fits the output, `Direct::run` that
                 // the slices hold the batch.
-                unsafe { tile::run(simd, shape, job) };
+                unsafe { tile::run(simd, shape, &job) };
             }
         }
     }
@@ -311,29 +311,15 @@ impl Task<'_> {
         }
     }
 
-    /// Zeroes the border beside this task's rows, and above or below them at the image's edge.
     fn zero_borders(&self, unit: &Unit) {
-        let layout = &self.conv.output;
-        if layout.border == 0 {
-            return;
-        }
+        let (conv, part) = (self.conv, &self.part);
         // a border rules out the planes whose rows are not the image's
-        let rows = self.grid.rows(&self.part.lines);
-        let from = if rows.start == 0 {
-            0
-        } else {
-            rows.start + layout.border
-        };
-        let edges = 1 + usize::from(rows.end == layout.height);
-        let to = rows.end + edges * layout.border;
-        for block in self.conv.blocks(unit) {
-            let start = self.part.image * layout.image() + block * layout.block();
-            // SAFETY: the padded rows of this task's band, which no other task touches.
-            let rows = unsafe {
-                self.output
-                    .region(start + from * layout.row(), (to - from) * layout.row())
-            };
-            layout.zero_border(rows, from);
+        let rows = self.grid.rows(&part.lines);
+        // SAFETY: the padded rows of this task's band and unit, which no other task touches.
+        unsafe {
+            let blocks = conv.blocks(unit);
+            conv.output
+                .zero_band(self.output, part.image, blocks, &rows);
         }
     }
 }

@@ -9,12 +9,10 @@
 use std::ops::Range;
 
 use super::tile::TileShape;
+use crate::kernels::disjoint::{TASKS, even};
 
 /// Words that a task's weights, or its input, may take of the second-level cache.
 const SHARE: usize = 128 << 10;
-
-/// Tasks a thread, so that the last ones end together.
-const TASKS: usize = 4;
 
 /// What a cut depends on.
 pub(super) struct Shape {
@@ -175,11 +173,6 @@ impl Grid {
             }
         })
     }
-}
-
-/// Part `i` of `count` things in parts as even as can be.
-fn even(count: usize, parts: usize, i: usize) -> Range<usize> {
-    i * count / parts..(i + 1) * count / parts
 }
 
 #[cfg(test)]

@@ -7,10 +7,11 @@
 //! vectors that an output row needs stay in the first-level cache and the sums of its pixels in registers.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use super::{ConvCall, ConvParts, ConvSpec, Misfit};
 use crate::kernels::buffer::Buffer;
-use crate::kernels::disjoint::{Disjoint, Threads, claim};
+use crate::kernels::disjoint::{Disjoint, TASKS, Threads, claim, even};
 use crate::kernels::epilogue::{Bound, Epilogue, Position, Tile, apply};
 use crate::kernels::isa::Token;
 use crate::kernels::layout::{Element, Layout, Plane};
@@ -24,9 +25,6 @@ const MOST_MEMBERS: usize = 8;
 
 /// Input pixels of the widest strip: 14 outputs of stride 1 read 16, 10 of stride 2 read 21.
 const MOST_PIXELS: usize = 21;
-
-/// Tasks a thread, so that the last ones end together.
-const TASKS: usize = 4;
 
 #[derive(Debug)]
 pub(super) struct Grouped {
@@ -110,8 +108,7 @@ impl Grouped {
                 conv: self,
                 image: plane / self.output.blocks(),
                 block: plane % self.output.blocks(),
-                from: band * rows / bands,
-                to: (band + 1) * rows / bands,
+                rows: even(rows, bands, band),
                 input,
                 operations: &operations,
                 output,
@@ -120,13 +117,12 @@ impl Grouped {
     }
 }
 
-/// Rows `from..to` of one block of one image.
+/// Some rows of one block of one image.
 struct Band<'a> {
     conv: &'a Grouped,
     image: usize,
     block: usize,
-    from: usize,
-    to: usize,
+    rows: Range<usize>,
     input: &'a [f32],
     operations: &'a [Bound<'a>],
     output: &'a Disjoint<'a>,
@@ -137,17 +133,22 @@ impl Kernel for Band<'_> {
 
     /// Plain loops; each strip enters the instruction set by itself.
     fn run<S: Simd>(self, simd: S) {
-        self.zero_borders();
+        let blocks = self.block..self.block + 1;
+        // SAFETY: the padded rows of this task's band, which no other task touches.
+        unsafe {
+            let output = &self.conv.output;
+            output.zero_band(self.output, self.image, blocks, &self.rows);
+        }
         let conv = self.conv;
         let width = conv.output.width;
         let widest = widest::<S>(conv.stride);
         let strips = width.div_ceil(widest);
         for strip in 0..strips {
-            let (from, to) = (strip * width / strips, (strip + 1) * width / strips);
-            let job = self.job(from);
+            let span = even(width, strips, strip);
+            let job = self.job(span.start);
             match conv.stride {
-                1 => pixels::<S, 1>(simd, to - from, job),
-                2 => pixels::<S, 2>(simd, to - from, job),
+                1 => pixels::<S, 1>(simd, span.len(), job),
+                2 => pixels::<S, 2>(simd, span.len(), job),
                 _ => unreachable!("`supports` admits two strides"),
             }
         }
@@ -168,11 +169,11 @@ impl Band<'_> {
         let input = conv.origin
             + self.image * from.image()
             + self.block * from.block()
-            + self.from * conv.stride * from.row()
+            + self.rows.start * conv.stride * from.row()
             + pixel * conv.stride * from.lanes;
         let output = self.image * to.image()
             + self.block * to.block()
-            + to.row_start(self.from)
+            + to.row_start(self.rows.start)
             + pixel * to.lanes;
         let weights = self.block * WINDOW * conv.members * WINDOW * to.lanes;
         Job {
@@ -183,37 +184,14 @@ impl Band<'_> {
             weights: conv.weights[weights..].as_ptr(),
             output: self.output.start().wrapping_add(output),
             output_row: to.row(),
-            rows: self.to - self.from,
+            rows: self.rows.len(),
             at: Position {
                 image: self.image,
                 block: self.block,
-                row: self.from,
+                row: self.rows.start,
                 pixel,
             },
         }
-    }
-
-    /// Zeroes the border beside this band's rows, and above or below them at the image's edge.
-    fn zero_borders(&self) {
-        let layout = &self.conv.output;
-        let first = if self.from == 0 {
-            0
-        } else {
-            layout.border + self.from
-        };
-        let below = if self.to == layout.height {
-            layout.border
-        } else {
-            0
-        };
-        let end = layout.border + self.to + below;
-        let start = self.image * layout.image() + self.block * layout.block();
-        // SAFETY: the padded rows of this task's band, which no other task touches.
-        let rows = unsafe {
-            self.output
-                .region(start + first * layout.row(), (end - first) * layout.row())
-        };
-        layout.zero_border(rows, first);
     }
 }
 

@@ -254,6 +254,15 @@ impl UnitJob<'_> {
         }
     }
 
+    fn position(&self, chunk: &Chunk, skip: usize) -> Position {
+        Position {
+            image: self.image,
+            block: self.block,
+            row: chunk.row,
+            pixel: chunk.pixel + skip,
+        }
+    }
+
     /// One step of a pair of strips.
     ///
     /// # Safety
@@ -306,12 +315,7 @@ impl Pending<'_, '_> {
                 *vector = unsafe { simd.load(sums.as_ptr().add((q * 2 + b) * SIDE)) };
             }
         }
-        let position = Position {
-            image: job.image,
-            block: job.block,
-            row: chunk.row,
-            pixel,
-        };
+        let position = job.position(&chunk, skip);
         // SAFETY: `Strips::run`'s caller vouches for the epilogue at every pixel that counts.
         unsafe { apply(simd, job.operations, position, &mut tile) };
         let to = chunk.row * walk.out_row + pixel * walk.out_pixel;

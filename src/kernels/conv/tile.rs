@@ -38,8 +38,8 @@ pub(super) struct Walk {
     pub(super) wide: Option<usize>,
 }
 
-/// One tile.
-#[derive(Clone, Copy)]
+/// One tile. It goes by reference: copied, its fresh words would be read in larger pieces than they were written, which waits
+/// for every store before them, the last tile's included.
 pub(super) struct Job<'a> {
     pub(super) walk: &'a Walk,
     pub(super) operations: &'a [Bound<'a>],
@@ -70,7 +70,7 @@ pub(super) struct TileShape {
 /// # Safety
 /// Every value that the job's walk reaches for this shape can be read or, in the output, written by this thread alone;
 /// the epilogue fits as [`apply`] demands.
-pub(super) unsafe fn run<S: Simd>(simd: S, shape: TileShape, job: Job<'_>) {
+pub(super) unsafe fn run<S: Simd>(simd: S, shape: TileShape, job: &Job<'_>) {
     let step = job.walk.pixel;
     if step == S::LANES {
         vectors::<S, Blocks<1>>(simd, shape, job);
@@ -117,7 +117,7 @@ impl Step for Dynamic {
     }
 }
 
-fn vectors<S: Simd, St: Step>(simd: S, shape: TileShape, job: Job<'_>) {
+fn vectors<S: Simd, St: Step>(simd: S, shape: TileShape, job: &Job<'_>) {
     match shape.vectors {
         1 if S::CELL == 1 => pixels::<S, St, 1>(simd, shape, job),
         2 => pixels::<S, St, 2>(simd, shape, job),
@@ -125,7 +125,7 @@ fn vectors<S: Simd, St: Step>(simd: S, shape: TileShape, job: Job<'_>) {
     }
 }
 
-fn pixels<S: Simd, St: Step, const B: usize>(simd: S, shape: TileShape, job: Job<'_>) {
+fn pixels<S: Simd, St: Step, const B: usize>(simd: S, shape: TileShape, job: &Job<'_>) {
     macro_rules! shapes {
         ($($rows:literal x $($pixels:literal)+;)+) => {
             match (shape.rows, shape.pixels) {
@@ -140,7 +140,7 @@ fn pixels<S: Simd, St: Step, const B: usize>(simd: S, shape: TileShape, job: Job
     );
 }
 
-fn micro<S: Simd, St: Step, const R: usize, const Q: usize, const B: usize>(simd: S, job: Job<'_>) {
+fn micro<S: Simd, St: Step, const R: usize, const Q: usize, const B: usize>(simd: S, job: &Job<'_>) {
     // shapes that an instruction set never asks for are not compiled for it
     if const { R * Q <= S::PIXELS } {
         simd.vectorize(Micro::<St, R, Q, B>(job, PhantomData));
@@ -149,7 +149,10 @@ fn micro<S: Simd, St: Step, const R: usize, const Q: usize, const B: usize>(simd
     }
 }
 
-struct Micro<'a, St, const R: usize, const Q: usize, const B: usize>(Job<'a>, PhantomData<St>);
+struct Micro<'a, St, const R: usize, const Q: usize, const B: usize>(
+    &'a Job<'a>,
+    PhantomData<St>,
+);
 
 impl<St: Step, const R: usize, const Q: usize, const B: usize> Kernel for Micro<'_, St, R, Q, B> {
     type Output = ();

@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use super::{ConvCall, ConvParts, Misfit};
 use crate::kernels::buffer::Buffer;
-use crate::kernels::disjoint::{Disjoint, Threads, chunks, claim};
+use crate::kernels::disjoint::{Disjoint, TASKS, Threads, chunks, claim};
 use crate::kernels::epilogue::{Bound, Epilogue};
 use crate::kernels::isa::Token;
 use crate::kernels::layout::{Element, Layout, Plane};
@@ -155,7 +155,8 @@ impl<F: Transform<M, T> + Sync, const M: usize, const T: usize> Winograd<F, M, T
             |values: usize| (values / self.tile_inputs() / self.widest).max(1) * self.widest;
         let own = whole(CHUNK);
         // each chunk passes over all weights: many small ones only where those stay in the cache
-        let alone = self.weights.len() <= OWN_WEIGHTS && tiles.div_ceil(own) >= 4 * threads.count();
+        let alone =
+            self.weights.len() <= OWN_WEIGHTS && tiles.div_ceil(own) >= TASKS * threads.count();
         let step = if alone {
             own
         } else {
@@ -216,13 +217,13 @@ impl<F: Transform<M, T> + Sync, const M: usize, const T: usize> Winograd<F, M, T
                 inputs: &inputs,
             };
             let (blocks, count) = (self.input.blocks(), chunk.tiles.len());
-            let part = count.div_ceil((4 * threads.count()).div_ceil(blocks));
+            let part = count.div_ceil((TASKS * threads.count()).div_ceil(blocks));
             claim(threads, blocks * count.div_ceil(part), |task| {
                 let from = task / blocks * part;
                 self.transform(&chunk, task % blocks, from..(from + part).min(count), input);
             });
             // parts of the chunk only as far as the units do not go round
-            let wanted = (4 * threads.count()).div_ceil(self.units.len());
+            let wanted = (TASKS * threads.count()).div_ceil(self.units.len());
             let part = chunk
                 .tiles
                 .len()

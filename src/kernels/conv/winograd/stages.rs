@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::transforms::Transform;
 use super::{Chunk, Unit, Winograd};
 use crate::kernels::conv::tile::{self, AHEAD, Job, TileShape, Walk};
-use crate::kernels::disjoint::Disjoint;
+use crate::kernels::disjoint::{Disjoint, even};
 use crate::kernels::epilogue::{Bound, Position, Tile, apply};
 use crate::kernels::simd::{Kernel, Simd};
 
@@ -131,7 +131,10 @@ impl<F: Transform<M, T> + Sync, const M: usize, const T: usize> Kernel for Produ
                 .wrapping_add((point * blocks * all + self.part.start) * S::LANES);
             let weights = unit.weights + point * blocks * S::LANES * unit.blocks * S::LANES;
             for group in 0..groups {
-                let (from, to) = (group * count / groups, (group + 1) * count / groups);
+                let Range {
+                    start: from,
+                    end: to,
+                } = even(count, groups, group);
                 let job = Job {
                     walk: &walk,
                     operations: &[],
@@ -162,7 +165,7 @@ impl<F: Transform<M, T> + Sync, const M: usize, const T: usize> Kernel for Produ
                 // SAFETY: the chunk's inputs are `[point][block][tile][lane]` and written before this runs; the unit's
                 // weights are `[point][block][lane][output block][lane]`; the products' length is asserted above and
                 // theirs alone; the epilogue is empty.
-                unsafe { tile::run(simd, shape, job) };
+                unsafe { tile::run(simd, shape, &job) };
             }
         }
     }
