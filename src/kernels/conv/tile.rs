@@ -140,7 +140,10 @@ fn pixels<S: Simd, St: Step, const B: usize>(simd: S, shape: TileShape, job: &Jo
     );
 }
 
-fn micro<S: Simd, St: Step, const R: usize, const Q: usize, const B: usize>(simd: S, job: &Job<'_>) {
+fn micro<S: Simd, St: Step, const R: usize, const Q: usize, const B: usize>(
+    simd: S,
+    job: &Job<'_>,
+) {
     // shapes that an instruction set never asks for are not compiled for it
     if const { R * Q <= S::PIXELS } {
         simd.vectorize(Micro::<St, R, Q, B>(job, PhantomData));
@@ -149,10 +152,7 @@ fn micro<S: Simd, St: Step, const R: usize, const Q: usize, const B: usize>(simd
     }
 }
 
-struct Micro<'a, St, const R: usize, const Q: usize, const B: usize>(
-    &'a Job<'a>,
-    PhantomData<St>,
-);
+struct Micro<'a, St, const R: usize, const Q: usize, const B: usize>(&'a Job<'a>, PhantomData<St>);
 
 impl<St: Step, const R: usize, const Q: usize, const B: usize> Kernel for Micro<'_, St, R, Q, B> {
     type Output = ();
