@@ -120,14 +120,6 @@ impl Direct {
             input,
             added,
         } = call;
-        assert!(
-            input.len() >= batch * self.input.image(),
-            "the input is too short"
-        );
-        assert!(
-            output.len() >= batch * self.output.image(),
-            "the output is too short"
-        );
         let operations = self.epilogue.bind(self.plane, batch, added);
         let grid = self.grid(threads.count(), batch);
         let output = Disjoint::new(output);
@@ -217,7 +209,7 @@ impl Kernel for Task<'_> {
                         .wrapping_byte_add((i - 1) * steps * job.ahead_step);
                 }
                 // SAFETY: the tile lies in this task's lines and units, which no other task writes; `Conv::new` checked
-                // that windows stay inside the input's border and that the epilogue fits the output, `Direct::run` that
+                // that windows stay inside the input's border and that the epilogue fits the output, `Conv::run` that
                 // the slices hold the batch.
                 unsafe { tile::run(simd, shape, &job) };
             }

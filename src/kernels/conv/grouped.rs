@@ -90,14 +90,6 @@ impl Grouped {
             input,
             added,
         } = call;
-        assert!(
-            input.len() >= batch * self.input.image(),
-            "the input is too short"
-        );
-        assert!(
-            output.len() >= batch * self.output.image(),
-            "the output is too short"
-        );
         let operations = self.epilogue.bind(Plane::Image, batch, added);
         let output = &Disjoint::new(output);
         let (planes, rows) = (batch * self.output.blocks(), self.output.height);
@@ -294,7 +286,7 @@ impl<const STRIDE: usize, const Q: usize> Kernel for Strip<'_, STRIDE, Q> {
             let output = job.output.wrapping_add(y * job.output_row);
             for (q, pixel) in tile[0].iter().enumerate() {
                 simd.prefetch_near(output.wrapping_add(job.output_row + q * S::LANES));
-                // SAFETY: a pixel of this task's band, inside the output whose length `Grouped::run` checked.
+                // SAFETY: a pixel of this task's band, inside the output whose length `Conv::run` checked.
                 unsafe { simd.store(output.add(q * S::LANES), pixel[0]) };
             }
         }

@@ -45,6 +45,9 @@ pub enum Algorithm {
 /// A convolution ready to run: packed weights, epilogue, layouts.
 #[derive(Debug)]
 pub struct Conv {
+    /// Words of one image.
+    input: usize,
+    output: usize,
     imp: Implementation,
 }
 
@@ -201,13 +204,14 @@ impl Conv {
                 parts.algorithm, parts.spec
             )));
         }
+        let (input, output) = (parts.input.image(), parts.output.image());
         let imp = match parts.algorithm {
             Algorithm::Direct => Implementation::Direct(Direct::new(parts)),
             Algorithm::Winograd4 => Implementation::Winograd4(Winograd4::new(parts)?),
             Algorithm::Winograd6 => Implementation::Winograd6(Winograd6::new(parts)?),
             Algorithm::Grouped => Implementation::Grouped(Grouped::new(parts)?),
         };
-        Ok(Self { imp })
+        Ok(Self { input, output, imp })
     }
 
     /// Writes the output of a whole batch, borders included.
@@ -218,6 +222,15 @@ impl Conv {
         if call.batch == 0 {
             return;
         }
+        // what the kernels read and write without checks rests on these two
+        assert!(
+            call.input.len() >= call.batch * self.input,
+            "the input is too short"
+        );
+        assert!(
+            output.len() >= call.batch * self.output,
+            "the output is too short"
+        );
         match &self.imp {
             Implementation::Direct(conv) => conv.run(threads, call, output),
             Implementation::Winograd4(conv) => conv.run(threads, call, output),

@@ -43,7 +43,7 @@ impl<F: Transform<M, T> + Sync, const M: usize, const T: usize> Kernel
                 + self.block * layout.block()
                 + top * layout.row()
                 + left * S::LANES;
-            // SAFETY: inside the image's padded block, whose rows and columns these are counts of; `Winograd::run`
+            // SAFETY: inside the image's padded block, whose rows and columns these are counts of; `Conv::run`
             // checked that the input holds the batch.
             let window = |r: usize, c: usize| unsafe {
                 simd.load(
@@ -247,7 +247,7 @@ impl<F: Transform<M, T> + Sync, const M: usize, const T: usize> OutputTransform<
                     // SAFETY: this pixel lies in the output, which the epilogue was checked and bound for.
                     unsafe { apply(simd, self.operations, at(x + c), &mut one) };
                 }
-                // SAFETY: this pixel lies in the output, whose length `Winograd::run` checked; a tile of a unit is one
+                // SAFETY: this pixel lies in the output, whose length `Conv::run` checked; a tile of a unit is one
                 // task's.
                 unsafe { simd.store(to.add(c * S::LANES), one[0][0][0]) };
             }
