@@ -224,31 +224,39 @@ impl Task<'_> {
     /// # Safety
     /// No other `Strips` lives on this thread until these are dropped.
     unsafe fn strips(&self) -> Option<Strips> {
-        let (conv, part) = (self.conv, &self.part);
-        let matrix = conv.matrix.as_ref()?;
-        let one = |row, pixel, len, pitch, width| Stretch {
-            row,
-            pixel,
-            len,
-            pitch,
-            width,
+        let matrix = self.conv.matrix.as_ref()?;
+        let (rows, stretch) = self.stretches();
+        // SAFETY: the caller's.
+        unsafe { matrix.strips(rows.map(|row| Stretch { row, ..stretch })) }
+    }
+
+    /// This task's pixels as stretches that are alike but for their rows.
+    fn stretches(&self) -> (Range<usize>, Stretch) {
+        let (conv, lines) = (self.conv, &self.part.lines);
+        let rows = self.grid.rows(lines);
+        let row = Stretch {
+            row: rows.start,
+            pixel: 0,
+            len: conv.output.width,
+            pitch: usize::MAX,
+            width: conv.output.width,
         };
         if conv.plane != Plane::Image {
-            let pixels = self.grid.pixels(&part.lines);
-            let stretch = one(0, pixels.start, pixels.len(), usize::MAX, pixels.end);
-            // SAFETY: the caller's.
-            return unsafe { matrix.strips(std::iter::once(stretch)) };
-        }
-        let (rows, width) = (self.grid.rows(&part.lines), conv.output.width);
-        if conv.walk.tile_row == conv.input_view.row {
+            let pixels = self.grid.pixels(lines);
+            let stretch = Stretch {
+                pixel: pixels.start,
+                len: pixels.len(),
+                width: pixels.end,
+                ..row
+            };
+            (0..1, stretch)
+        } else if conv.walk.tile_row == conv.input_view.row {
             let pitch = conv.input_view.row / conv.input_view.pixel;
-            let len = (rows.len() - 1) * pitch + width;
-            let stretch = one(rows.start, 0, len, pitch, width);
-            // SAFETY: the caller's.
-            return unsafe { matrix.strips(std::iter::once(stretch)) };
+            let len = (rows.len() - 1) * pitch + row.len;
+            (rows.start..rows.start + 1, Stretch { len, pitch, ..row })
+        } else {
+            (rows, row)
         }
-        // SAFETY: the caller's.
-        unsafe { matrix.strips(rows.map(|row| one(row, 0, width, usize::MAX, width))) }
     }
 
     fn unit_job(&self, index: usize) -> UnitJob<'_> {

@@ -51,7 +51,6 @@ pub(super) struct Grid {
 }
 
 /// One task.
-#[derive(Clone)]
 pub(super) struct Part {
     pub(super) image: usize,
     pub(super) lines: Range<usize>,

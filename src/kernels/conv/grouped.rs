@@ -9,12 +9,12 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::{ConvCall, ConvParts, ConvSpec, Misfit};
+use super::{ConvCall, ConvParts, ConvSpec};
 use crate::kernels::buffer::Buffer;
 use crate::kernels::disjoint::{Disjoint, TASKS, Threads, claim, even};
 use crate::kernels::epilogue::{Bound, Epilogue, Position, Tile, apply};
 use crate::kernels::isa::Token;
-use crate::kernels::layout::{Element, Layout, Plane};
+use crate::kernels::layout::{Layout, Plane};
 use crate::kernels::simd::{Kernel, Simd};
 
 /// Rows and columns of the window.
@@ -52,7 +52,7 @@ pub(super) fn supports(spec: &ConvSpec) -> bool {
 
 impl Grouped {
     /// `parts` has been checked, and `supports` its convolution.
-    pub(super) fn new(parts: ConvParts<'_>) -> Result<Self, Misfit> {
+    pub(super) fn new(parts: ConvParts<'_>) -> Self {
         let ConvParts {
             token,
             spec,
@@ -61,14 +61,8 @@ impl Grouped {
             epilogue,
             ..
         } = parts;
-        if (input.lanes, token.element()) != (token.lanes(), Element::F32) {
-            return Err(Misfit(format!(
-                "{input:?} is not in blocks of {} f32",
-                token.lanes()
-            )));
-        }
         let (above, left) = (input.border - spec.padding.0, input.border - spec.padding.1);
-        Ok(Self {
+        Self {
             token,
             stride: spec.stride,
             members: spec.group_inputs(),
@@ -77,7 +71,7 @@ impl Grouped {
             input,
             output,
             epilogue,
-        })
+        }
     }
 
     pub(super) fn weights(&self) -> &Buffer {

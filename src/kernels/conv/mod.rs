@@ -204,12 +204,21 @@ impl Conv {
                 parts.algorithm, parts.spec
             )));
         }
+        let (lanes, element) = (parts.token.lanes(), parts.token.element());
+        if parts.algorithm != Algorithm::Direct
+            && (parts.input.lanes, element) != (lanes, Element::F32)
+        {
+            return Err(Misfit(format!(
+                "{:?} is not in blocks of {lanes} f32",
+                parts.input
+            )));
+        }
         let (input, output) = (parts.input.image(), parts.output.image());
         let imp = match parts.algorithm {
             Algorithm::Direct => Implementation::Direct(Direct::new(parts)),
-            Algorithm::Winograd4 => Implementation::Winograd4(Winograd4::new(parts)?),
-            Algorithm::Winograd6 => Implementation::Winograd6(Winograd6::new(parts)?),
-            Algorithm::Grouped => Implementation::Grouped(Grouped::new(parts)?),
+            Algorithm::Winograd4 => Implementation::Winograd4(Winograd4::new(parts)),
+            Algorithm::Winograd6 => Implementation::Winograd6(Winograd6::new(parts)),
+            Algorithm::Grouped => Implementation::Grouped(Grouped::new(parts)),
         };
         Ok(Self { input, output, imp })
     }

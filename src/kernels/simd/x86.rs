@@ -126,37 +126,44 @@ impl Simd for Avx2 {
     }
 }
 
+/// What the tokens of 512-bit vectors share.
+macro_rules! vectors_of_512_bits {
+    () => {
+        const LANES: usize = 16;
+        // 32 registers: 28 accumulators, two weights, one broadcast
+        const PIXELS: usize = 14;
+
+        arithmetic!(
+            __m512,
+            _mm512_set1_ps,
+            _mm512_loadu_ps,
+            _mm512_storeu_ps,
+            _mm512_fmadd_ps,
+            _mm512_add_ps,
+            _mm512_sub_ps,
+            _mm512_mul_ps,
+            _mm512_max_ps
+        );
+
+        type Lanes = __m512i;
+
+        #[inline(always)]
+        fn members(self, group: usize, member: usize) -> __m512i {
+            let lanes: [i32; 16] = members(group, member);
+            // SAFETY: the token proves the instruction set; the array is a vector long.
+            unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) }
+        }
+
+        #[inline(always)]
+        fn pick(self, from: __m512, lanes: __m512i) -> __m512 {
+            // SAFETY: the token proves the instruction set.
+            unsafe { _mm512_permutexvar_ps(lanes, from) }
+        }
+    };
+}
+
 impl Simd for Avx512 {
-    const LANES: usize = 16;
-    // 32 registers: 28 accumulators, two weights, one broadcast
-    const PIXELS: usize = 14;
-
-    arithmetic!(
-        __m512,
-        _mm512_set1_ps,
-        _mm512_loadu_ps,
-        _mm512_storeu_ps,
-        _mm512_fmadd_ps,
-        _mm512_add_ps,
-        _mm512_sub_ps,
-        _mm512_mul_ps,
-        _mm512_max_ps
-    );
-
-    type Lanes = __m512i;
-
-    #[inline(always)]
-    fn members(self, group: usize, member: usize) -> __m512i {
-        let lanes: [i32; 16] = members(group, member);
-        // SAFETY: the token proves the instruction set; the array is a vector long.
-        unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) }
-    }
-
-    #[inline(always)]
-    fn pick(self, from: __m512, lanes: __m512i) -> __m512 {
-        // SAFETY: the token proves the instruction set.
-        unsafe { _mm512_permutexvar_ps(lanes, from) }
-    }
+    vectors_of_512_bits!();
 
     #[inline(always)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
@@ -170,37 +177,9 @@ impl Simd for Avx512 {
 }
 
 impl Simd for Avx512Bf16 {
-    const LANES: usize = 16;
+    vectors_of_512_bits!();
+
     const CELL: usize = 2;
-    // 32 registers: 28 accumulators, two weights, one broadcast
-    const PIXELS: usize = 14;
-
-    arithmetic!(
-        __m512,
-        _mm512_set1_ps,
-        _mm512_loadu_ps,
-        _mm512_storeu_ps,
-        _mm512_fmadd_ps,
-        _mm512_add_ps,
-        _mm512_sub_ps,
-        _mm512_mul_ps,
-        _mm512_max_ps
-    );
-
-    type Lanes = __m512i;
-
-    #[inline(always)]
-    fn members(self, group: usize, member: usize) -> __m512i {
-        let lanes: [i32; 16] = members(group, member);
-        // SAFETY: the token proves the instruction set; the array is a vector long.
-        unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) }
-    }
-
-    #[inline(always)]
-    fn pick(self, from: __m512, lanes: __m512i) -> __m512 {
-        // SAFETY: the token proves the instruction set.
-        unsafe { _mm512_permutexvar_ps(lanes, from) }
-    }
 
     #[inline(always)]
     unsafe fn load_cell(self, from: *const f32) -> [__m512; 2] {

@@ -13,12 +13,12 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::{ConvCall, ConvParts, Misfit};
+use super::{ConvCall, ConvParts};
 use crate::kernels::buffer::Buffer;
 use crate::kernels::disjoint::{Disjoint, TASKS, Threads, chunks, claim};
 use crate::kernels::epilogue::{Bound, Epilogue};
 use crate::kernels::isa::Token;
-use crate::kernels::layout::{Element, Layout, Plane};
+use crate::kernels::layout::{Layout, Plane};
 use stages::{InputTransform, OutputTransform, Products};
 use transforms::{Four, Six, Transform};
 
@@ -86,7 +86,7 @@ impl<F: Transform<M, T> + Sync, const M: usize, const T: usize> Winograd<F, M, T
     const POINTS: usize = T * T;
 
     /// `parts` has been checked, and is a 3x3 convolution of stride 1 in one group.
-    pub(super) fn new(parts: ConvParts<'_>) -> Result<Self, Misfit> {
+    pub(super) fn new(parts: ConvParts<'_>) -> Self {
         let ConvParts {
             token,
             spec,
@@ -95,12 +95,6 @@ impl<F: Transform<M, T> + Sync, const M: usize, const T: usize> Winograd<F, M, T
             epilogue,
             ..
         } = parts;
-        if (input.lanes, token.element()) != (token.lanes(), Element::F32) {
-            return Err(Misfit(format!(
-                "{input:?} is not in blocks of {} f32",
-                token.lanes()
-            )));
-        }
         let pairs = (0..output.blocks()).step_by(2);
         let per_block = Self::POINTS * input.blocks() * input.lanes * output.lanes;
         let units = pairs.map(|block| Unit {
@@ -109,7 +103,7 @@ impl<F: Transform<M, T> + Sync, const M: usize, const T: usize> Winograd<F, M, T
             weights: block * per_block,
         });
         let units: Vec<Unit> = units.collect();
-        Ok(Self {
+        Self {
             weights: pack::<F, M, T>(&units, &input, &output, parts.weights),
             token,
             input,
@@ -120,7 +114,7 @@ impl<F: Transform<M, T> + Sync, const M: usize, const T: usize> Winograd<F, M, T
             units,
             epilogue,
             transform: PhantomData,
-        })
+        }
     }
 
     pub(super) fn weights(&self) -> &Buffer {
