@@ -11,7 +11,7 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::queue::{Entry, Queue};
-use super::{BatchError, Output, QueueFull};
+use super::{BatchError, Output, Priority, QueueFull};
 
 /// Counts of one model's images. `admitted - on_its_way` are queued or executing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +112,7 @@ impl Ticket {
     pub fn submit(
         mut self,
         image: Vec<f32>,
+        priority: Priority,
         deadline: Instant,
     ) -> oneshot::Receiver<Result<Output, BatchError>> {
         let (answer, receiver) = oneshot::channel();
@@ -127,6 +128,7 @@ impl Ticket {
             self.images -= 1;
             queue.push(Entry {
                 image,
+                priority,
                 deadline,
                 submitted: Instant::now(),
                 answer,

@@ -53,6 +53,10 @@ pub struct Batcher {
     handle: Arc<Handle>,
 }
 
+/// Who goes first of those queued: 1, the highest, to 10. Of equal ones who came first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Priority(u8);
+
 /// Why an image got no logits.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BatchError {
@@ -103,6 +107,27 @@ pub struct Load {
     pub queued: usize,
     /// Moving average over the recent batches; zero before the first.
     pub seconds_per_image: f64,
+}
+
+impl Priority {
+    pub const LEVELS: u8 = 10;
+
+    /// `None` for a level that there is not.
+    pub fn new(level: u64) -> Option<Self> {
+        let level = u8::try_from(level).ok()?;
+        (1..=Self::LEVELS).contains(&level).then_some(Self(level))
+    }
+
+    pub fn level(self) -> u8 {
+        self.0
+    }
+}
+
+impl Default for Priority {
+    /// In the middle: a caller may go before and after those who say nothing.
+    fn default() -> Self {
+        Self(5)
+    }
 }
 
 impl Batcher {

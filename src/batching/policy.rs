@@ -12,7 +12,7 @@ pub(super) struct View {
     pub(super) queued: usize,
     /// Images admitted but not yet queued: being received, decoded or preprocessed.
     pub(super) on_its_way: usize,
-    /// How long the first of the queue has waited.
+    /// How long the one that came first has waited.
     pub(super) oldest_wait: Duration,
 }
 

@@ -1,4 +1,5 @@
-//! The queue of one model: images ready to run, in the order they came, and the counts of admission, under one lock.
+//! The queue of one model: images ready to run, by priority and then in the order they came, and the counts of admission,
+//! under one lock.
 //!
 //! One lock rather than atomics beside it: the policy reads the queue and the counts together, and a worker that read
 //! one before and the other after a change could sleep through it. Nothing is computed or sent while it is held.
@@ -13,13 +14,14 @@ use tokio::sync::oneshot;
 
 use super::admission::Counts;
 use super::policy::{Decision, Limits, View, decide};
-use super::{BatchError, Config, Load, Output, QueueFull};
+use super::{BatchError, Config, Load, Output, Priority, QueueFull};
 use crate::telemetry::ModelMetrics;
 
 /// One image ready to run.
 pub(super) struct Entry {
     /// `[c, h, w]`, of the queue's `image_len`.
     pub(super) image: Vec<f32>,
+    pub(super) priority: Priority,
     pub(super) deadline: Instant,
     pub(super) submitted: Instant,
     pub(super) answer: oneshot::Sender<Result<Output, BatchError>>,
@@ -93,7 +95,11 @@ impl Queue {
             state.counts.answered(1);
             return;
         }
-        state.entries.push_back(entry);
+        let last = state
+            .entries
+            .iter()
+            .rposition(|e| e.priority <= entry.priority);
+        state.entries.insert(last.map_or(0, |at| at + 1), entry);
         self.show_depth(&state);
         self.news.notify_one();
     }
@@ -202,7 +208,7 @@ impl Queue {
 
 impl State {
     fn view(&self, now: Instant) -> View {
-        let oldest = self.entries.front().map(|entry| entry.submitted);
+        let oldest = self.entries.iter().map(|entry| entry.submitted).min();
         View {
             queued: self.entries.len(),
             on_its_way: self.counts.on_its_way,

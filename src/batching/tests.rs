@@ -31,7 +31,7 @@ impl House {
         self.batcher
             .admit(1)
             .unwrap()
-            .submit(vec![first, 1.0], far())
+            .submit(vec![first, 1.0], Priority::default(), far())
     }
 
     fn is_empty(&self) -> bool {
@@ -97,7 +97,7 @@ fn an_image_waits_for_company_on_its_way() {
     let late = house.batcher.admit(1).unwrap();
     let first = house.send(1.0);
     assert!(remote.nobody_comes());
-    let second = late.submit(vec![2.0, 0.0], far());
+    let second = late.submit(vec![2.0, 0.0], Priority::default(), far());
     assert_eq!(remote.arrival(), 2);
     remote.open();
     assert_eq!(wait(first).unwrap().batch_size, 2);
@@ -228,11 +228,12 @@ fn the_departed_and_the_late_are_not_executed() {
     let (house, mut remote, first) = occupied(config(8, HOUR, 8));
     let mut answers: Vec<Answer> = (0..5).map(|i| house.send(i as f32)).collect();
     answers.drain(1..4);
-    let late = house
-        .batcher
-        .admit(1)
-        .unwrap()
-        .submit(vec![9.0, 9.0], Instant::now());
+    let late =
+        house
+            .batcher
+            .admit(1)
+            .unwrap()
+            .submit(vec![9.0, 9.0], Priority::default(), Instant::now());
     assert_eq!(house.metrics.queue_depth.get(), 6);
     remote.open();
     assert_eq!(wait(late).unwrap_err(), BatchError::Deadline);
@@ -268,7 +269,7 @@ fn admission_is_whole_or_not_and_comes_back() {
     ticket.resize(3).unwrap();
     let one = ticket.take_one().unwrap();
     assert_eq!((ticket.images(), one.images()), (2, 1));
-    let queued = one.submit(vec![1.0, 1.0], far());
+    let queued = one.submit(vec![1.0, 1.0], Priority::default(), far());
     let load = house.batcher.load();
     assert_eq!((load.admitted, load.on_its_way, load.queued), (4, 2, 1));
     assert!(house.batcher.admit(1).is_err());
@@ -288,16 +289,20 @@ fn admission_is_whole_or_not_and_comes_back() {
 fn tickets_of_any_size_submit_one_image_or_none() {
     let (house, remote) = instant(config(8, HOUR, 8));
     let three = house.batcher.admit(3).unwrap();
-    assert!(wait(three.submit(vec![1.0, 1.0], far())).is_ok());
+    assert!(wait(three.submit(vec![1.0, 1.0], Priority::default(), far())).is_ok());
     assert!(house.is_empty());
     let mut none = house.batcher.admit(0).unwrap();
     assert!(none.take_one().is_none());
     assert_eq!(
-        wait(none.submit(vec![1.0, 1.0], far())).unwrap_err(),
+        wait(none.submit(vec![1.0, 1.0], Priority::default(), far())).unwrap_err(),
         BatchError::Closed
     );
     assert!(house.is_empty());
-    let wrong = house.batcher.admit(1).unwrap().submit(vec![1.0; 5], far());
+    let wrong = house
+        .batcher
+        .admit(1)
+        .unwrap()
+        .submit(vec![1.0; 5], Priority::default(), far());
     let length = BatchError::ImageLength {
         expected: 2,
         found: 5,
@@ -314,7 +319,7 @@ fn the_last_handle_gone_the_queue_drains_and_the_worker_ends() {
     let queued: Vec<Answer> = (0..3).map(|i| house.send(i as f32)).collect();
     drop(house);
     // a ticket keeps the worker as a handle does
-    let last = ticket.submit(vec![7.0, 1.0], far());
+    let last = ticket.submit(vec![7.0, 1.0], Priority::default(), far());
     remote.open();
     for answer in [first, last].into_iter().chain(queued) {
         assert!(wait(answer).is_ok());
@@ -343,12 +348,15 @@ fn a_worker_that_is_gone_leaves_nobody_waiting() {
         queue: Arc::clone(&queue),
     });
     let mut ticket = Ticket::new(handle, 2).unwrap();
-    let before = ticket.take_one().unwrap().submit(vec![1.0, 1.0], far());
+    let before = ticket
+        .take_one()
+        .unwrap()
+        .submit(vec![1.0, 1.0], Priority::default(), far());
     queue.abandon();
     assert_eq!(wait(before).unwrap_err(), BatchError::Closed);
     assert_eq!((queue.load().admitted, queue.load().on_its_way), (1, 1));
     assert_eq!(
-        wait(ticket.submit(vec![1.0, 1.0], far())).unwrap_err(),
+        wait(ticket.submit(vec![1.0, 1.0], Priority::default(), far())).unwrap_err(),
         BatchError::Closed
     );
     assert_eq!((queue.load().admitted, queue.load().on_its_way), (0, 0));
@@ -409,7 +417,7 @@ fn random_request(batcher: &Batcher, random: &mut Random) -> Vec<Answer> {
             _ => far(),
         };
         let value = if random.below(40) == 0 { FAIL } else { 1.0 };
-        let answer = one.submit(vec![value, 1.0], deadline);
+        let answer = one.submit(vec![value, 1.0], Priority::default(), deadline);
         if random.below(3) != 0 {
             answers.push(answer);
         }

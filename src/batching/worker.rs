@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::queue::{Entry, Queue};
 use super::{BatchError, Output};
 use crate::engine::Engine;
-use crate::telemetry::ModelMetrics;
+use crate::telemetry::{Batch, ModelMetrics};
 
 pub(super) struct Worker {
     pub(super) model: String,
@@ -63,7 +63,16 @@ impl Worker {
         self.queue
             .finished(images, result.is_ok().then_some(inference));
         match result {
-            Ok(()) => self.answer(batch, &buffers.logits, started, inference),
+            Ok(()) => {
+                let answering = Instant::now();
+                self.answer(batch, &buffers.logits, started, inference);
+                self.metrics.statistics.executed(&Batch {
+                    images,
+                    input: forward_started - started,
+                    infer: inference,
+                    output: answering.elapsed(),
+                });
+            }
             Err(error) => {
                 tracing::error!(model = self.model, images, %error, "a batch failed");
                 for entry in batch {

@@ -10,7 +10,9 @@ use super::wanted::wanted;
 use crate::batching;
 use crate::config::LocalArgs;
 use crate::repository;
-use crate::service::{self, Classifier, Classify, Code, Prediction, Request, ServedModel};
+use crate::service::{
+    self, Classifier, Classify, Code, Input, Prediction, Priority, Request, ServedModel,
+};
 use crate::telemetry::Metrics;
 
 /// Images in flight: one batch computing, one being decoded.
@@ -74,20 +76,21 @@ impl Local {
         let bytes = tokio::fs::read(file).await.map_err(unreadable)?;
         let received = Instant::now();
         let request = Request {
-            images: vec![bytes.into()],
-            top_k,
+            inputs: vec![Input::Encoded(bytes.into())],
+            priority: Priority::default(),
             received,
             deadline: received + PATIENCE,
         };
         let admission = self.classifier.admit(None, 1)?;
-        let reply = self.classifier.classify(admission, request).await?;
+        let reply = self.classifier.infer(admission, request).await?;
         let first = reply.results.into_iter().next();
-        first.unwrap_or_else(|| {
+        let scores = first.unwrap_or_else(|| {
             Err(service::Error::new(
                 Code::Internal,
                 "the image got no answer",
             ))
-        })
+        })?;
+        Ok(scores.predictions(&self.model.labels, top_k))
     }
 }
 

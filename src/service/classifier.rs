@@ -1,26 +1,25 @@
 //! The [`Classify`] that serves: loads models into batchers, admits requests, answers them.
 //!
-//! Every image of a request ends once, here: with predictions, with an error, or withdrawn because its caller left;
+//! Every image of a request ends once, here: with scores, with an error, or withdrawn because its caller left;
 //! that is where images and rejections are counted.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::models::Models;
 use super::pipeline::{Job, Pending};
 use super::{
-    BoxFuture, Classify, Code, Error, ModelState, ModelStatus, Readiness, Reply, Request,
-    ServedModel, Timing,
+    BoxFuture, Classify, Code, Error, Input, ModelState, ModelStatus, Priority, Readiness, Reply,
+    Request, Scores, ServedModel, Timing,
 };
 use crate::batching::{self, BatchError, Batcher, QueueFull, Ticket};
 use crate::imaging;
 use crate::ir::Shape;
 use crate::pool::Pool;
 use crate::repository::LoadedModel;
-use crate::telemetry::{Metrics, ModelInfo, ModelLabels, ModelMetrics, RejectReason};
+use crate::telemetry::{Metrics, ModelInfo, ModelLabels, ModelMetrics, RejectReason, Served};
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -152,6 +151,7 @@ impl Classifier {
             provenance,
             engine: info,
             counts,
+            limits,
             metrics,
             batcher,
         };
@@ -162,18 +162,14 @@ impl Classifier {
 }
 
 impl Classify for Classifier {
-    fn find(&self, model: Option<&str>) -> Result<Arc<ServedModel>, Error> {
-        self.models.find(model)
+    fn find(&self, model: Option<&str>, version: Option<&str>) -> Result<Arc<ServedModel>, Error> {
+        self.models.find(model, version)
     }
 
-    fn classify(
-        &self,
-        admission: Admission,
-        request: Request,
-    ) -> BoxFuture<'_, Result<Reply, Error>> {
+    fn infer(&self, admission: Admission, request: Request) -> BoxFuture<'_, Result<Reply, Error>> {
         let unanswered = Unanswered {
             metrics: Arc::clone(&admission.model.metrics),
-            images: request.images.len(),
+            images: request.inputs.len(),
             deadline: request.deadline,
         };
         Box::pin(self.answer(admission, request, unanswered))
@@ -181,6 +177,14 @@ impl Classify for Classifier {
 
     fn models(&self) -> Vec<ModelStatus> {
         self.models.list()
+    }
+
+    fn load(&self, _model: &str) -> BoxFuture<'static, Result<(), Error>> {
+        unimplemented!()
+    }
+
+    fn unload(&self, _model: &str) -> BoxFuture<'static, Result<(), Error>> {
+        unimplemented!()
     }
 
     fn is_ready(&self) -> bool {
@@ -199,63 +203,86 @@ impl Classify for Classifier {
 impl Classifier {
     async fn answer(
         &self,
-        mut admission: Admission,
+        admission: Admission,
         request: Request,
         mut unanswered: Unanswered,
     ) -> Result<Reply, Error> {
+        let model = Arc::clone(&admission.model);
+        let received = request.received;
+        let reply = self.scores(admission, request, &mut unanswered).await;
+        let reply = reply.map(|(results, mut timing)| {
+            timing.total = received.elapsed();
+            Reply {
+                model: Arc::clone(&model),
+                results,
+                timing,
+            }
+        });
+        let statistics = &model.metrics.statistics;
+        match &reply {
+            Ok(Reply { timing, .. }) => statistics.succeeded(&Served {
+                total: timing.total,
+                queue: timing.queue,
+                input: timing.decode + timing.preprocess,
+                infer: timing.inference,
+            }),
+            Err(_) => statistics.failed(received.elapsed()),
+        }
+        reply
+    }
+
+    async fn scores(
+        &self,
+        mut admission: Admission,
+        request: Request,
+        unanswered: &mut Unanswered,
+    ) -> Result<(Vec<Result<Scores, Error>>, Timing), Error> {
         let Request {
-            images,
-            top_k,
-            received,
+            inputs,
+            priority,
             deadline,
+            ..
         } = request;
-        let started = self.start(&mut admission, images, deadline);
+        let started = self.start(&mut admission, inputs, priority, deadline);
         let pending = started.inspect_err(|error| unanswered.refused(error))?;
-        let model = admission.model;
+        drop(admission);
         let mut results = Vec::with_capacity(pending.len());
         let mut timing = Timing::default();
         for image in pending {
-            let result = image.predictions(&model, top_k, deadline).await;
+            let result = image.scores().await;
             unanswered.answered(&result);
-            results.push(result.map(|(predictions, times)| {
+            results.push(result.map(|(scores, times)| {
                 timing.widen(&times);
-                predictions
+                scores
             }));
         }
         if results.iter().all(Result::is_err) {
             let first = results.into_iter().find_map(Result::err);
             return Err(first.unwrap_or_else(no_images));
         }
-        timing.total = received.elapsed();
-        Ok(Reply {
-            model: model.name.clone(),
-            version: model.version.clone(),
-            depth: model.depth,
-            results,
-            timing,
-        })
+        Ok((results, timing))
     }
 
     /// Sends every image on its way, each under its own ticket.
     fn start(
         &self,
         admission: &mut Admission,
-        images: Vec<Bytes>,
+        inputs: Vec<Input>,
+        priority: Priority,
         deadline: Instant,
     ) -> Result<Vec<Pending>, Error> {
         // no change where the protocol has done it, and never more images in the system than are admitted
-        admission.resize(images.len())?;
-        let mut pending = Vec::with_capacity(images.len());
-        for image in images {
+        admission.resize(inputs.len())?;
+        let mut pending = Vec::with_capacity(inputs.len());
+        for input in inputs {
             let ticket = admission.ticket.take_one().ok_or_else(no_images)?;
             let job = Job {
                 model: Arc::clone(&admission.model),
                 ticket,
-                image,
+                priority,
                 deadline,
-                config: self.config.imaging,
             };
-            pending.push(job.start(&self.config.pool));
+            pending.push(job.start(input, &self.config.pool, self.config.imaging));
         }
         Ok(pending)
     }

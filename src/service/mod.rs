@@ -1,15 +1,16 @@
-//! The service between protocols and models: admission, decode, preprocess, submit, top-k.
+//! The service between protocols and models: admission, decode, preprocess, submit, scores.
 //!
 //! Protocols hold [`Classify`] and translate; `classifier` admits and answers, `pipeline` takes one image from bytes to
-//! predictions, `models` is the table of what is served and whether the server is ready.
+//! logits, `scores` makes probabilities and top-k of them, `models` is the table of what is served and whether the
+//! server is ready.
 
 mod classifier;
 mod error;
 mod models;
 mod pipeline;
+mod scores;
 #[cfg(test)]
 mod tests;
-mod topk;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -19,33 +20,38 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::watch;
 
+pub use crate::batching::Priority;
 pub use crate::imaging::Preprocessing;
 pub use crate::repository::Provenance;
 pub use classifier::{Admission, Classifier, Config, LoadError};
 pub use error::{Code, Error};
-pub use models::{ModelState, ModelStatus, Readiness, ServedModel};
+pub use models::{ModelState, ModelStatus, Readiness, ServedModel, VersionStatus};
+pub use scores::{Prediction, Scores};
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What HTTP and gRPC hold: everything a protocol needs, and nothing of how it is done.
 pub trait Classify: Send + Sync + 'static {
-    /// The model that answers to a name (`None`: the default).
-    fn find(&self, model: Option<&str>) -> Result<Arc<ServedModel>, Error>;
+    /// What answers to a model's name (`None`: the default) and version (`None`: the newest that is ready).
+    fn find(&self, model: Option<&str>, version: Option<&str>) -> Result<Arc<ServedModel>, Error>;
 
     /// Reserves room for `images` images of a model (`None`: the default) before the body is read.
     fn admit(&self, model: Option<&str>, images: usize) -> Result<Admission, Error> {
-        Admission::new(self.find(model)?, images)
+        Admission::new(self.find(model, None)?, images)
     }
 
-    /// Classifies the images under an admission. Dropping the future withdraws the images still queued.
-    fn classify(
-        &self,
-        admission: Admission,
-        request: Request,
-    ) -> BoxFuture<'_, Result<Reply, Error>>;
+    /// Scores the images under an admission. Dropping the future withdraws the images still queued.
+    fn infer(&self, admission: Admission, request: Request) -> BoxFuture<'_, Result<Reply, Error>>;
 
     /// Every model known, serving or not, in the order of registration; the first is the default unless one is named.
     fn models(&self) -> Vec<ModelStatus>;
+
+    /// Loads a model that is known or is found in the model directory, or loads it anew: every version on disk. What
+    /// served before goes on until its successor is warm, and stays if that fails. Goes on if the future is dropped.
+    fn load(&self, model: &str) -> BoxFuture<'static, Result<(), Error>>;
+
+    /// Takes every version of a model out of service. Requests that have been admitted are answered.
+    fn unload(&self, model: &str) -> BoxFuture<'static, Result<(), Error>>;
 
     /// Whether every model has loaded and warmed up and the server is not draining.
     fn is_ready(&self) -> bool;
@@ -57,32 +63,32 @@ pub trait Classify: Send + Sync + 'static {
     fn drain(&self);
 }
 
+/// One image as a request brings it.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A file: decoded and preprocessed here.
+    Encoded(Bytes),
+    /// `[c, h, w]` of the model's input, finite, preprocessed by the caller.
+    Tensor(Vec<f32>),
+}
+
 /// Images of one request; the model is in the [`Admission`].
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Encoded images, 1 to --max-images-per-request (the protocol checks the number and resizes the admission).
-    pub images: Vec<Bytes>,
-    pub top_k: usize,
-    /// When the request came in; `timing_ms.total` counts from here.
+    /// 1 to --max-images-per-request (the protocol checks the number and resizes the admission).
+    pub inputs: Vec<Input>,
+    pub priority: Priority,
+    /// When the request came in; `timing.total` counts from here.
     pub received: Instant,
     pub deadline: Instant,
 }
 
 #[derive(Clone, Debug)]
 pub struct Reply {
-    pub model: String,
-    pub version: String,
-    pub depth: usize,
+    pub model: Arc<ServedModel>,
     /// One per image, in order. At least one is `Ok`; a request whose images all fail is the first one's error.
-    pub results: Vec<Result<Vec<Prediction>, Error>>,
+    pub results: Vec<Result<Scores, Error>>,
     pub timing: Timing,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Prediction {
-    pub class: usize,
-    pub label: String,
-    pub probability: f32,
 }
 
 /// The slowest image's time in each stage.

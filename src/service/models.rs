@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::{Code, Error};
-use crate::batching::Batcher;
+use crate::batching::{self, Batcher};
 use crate::engine::EngineInfo;
 use crate::imaging::Preprocessing;
 use crate::ir::{Counts, Shape};
@@ -35,14 +35,26 @@ pub struct ServedModel {
     pub engine: EngineInfo,
     /// Parameters and multiply-accumulates.
     pub counts: Counts,
+    pub limits: batching::Config,
     pub metrics: Arc<ModelMetrics>,
     pub batcher: Batcher,
 }
 
+/// A model and its versions.
 #[derive(Clone, Debug)]
 pub struct ModelStatus {
     pub name: String,
+    /// In ascending order; at least one.
+    pub versions: Vec<VersionStatus>,
+}
+
+#[derive(Clone, Debug)]
+pub struct VersionStatus {
+    /// `None` until it is known: that of a folder without versions stands in its model.toml.
+    pub version: Option<String>,
     pub state: ModelState,
+    /// Why it could not be loaded anew, where it serves from before.
+    pub reload_error: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -51,6 +63,39 @@ pub enum ModelState {
     Ready(Arc<ServedModel>),
     /// The reason, in words.
     Failed(String),
+    /// Taken out of service.
+    Unloaded,
+}
+
+impl VersionStatus {
+    fn new(state: ModelState) -> Self {
+        let version = match &state {
+            ModelState::Ready(model) => Some(model.version.clone()),
+            _ => None,
+        };
+        Self {
+            version,
+            state,
+            reload_error: None,
+        }
+    }
+}
+
+impl ModelStatus {
+    /// The versions that serve, the newest first.
+    pub fn ready(&self) -> impl Iterator<Item = &Arc<ServedModel>> {
+        self.versions.iter().rev().filter_map(|v| match &v.state {
+            ModelState::Ready(model) => Some(model),
+            _ => None,
+        })
+    }
+
+    /// What answers where no version is named; where none serves, the newest one's state.
+    pub fn newest(&self) -> Option<&VersionStatus> {
+        let ready = |v: &&VersionStatus| matches!(v.state, ModelState::Ready(_));
+        let ready = self.versions.iter().rev().find(ready);
+        ready.or_else(|| self.versions.last())
+    }
 }
 
 /// What `/readyz` and the gRPC health service say.
@@ -87,16 +132,15 @@ impl Models {
     pub(super) fn set(&self, name: &str, state: ModelState) {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         match table.iter_mut().find(|m| m.name == name) {
-            Some(model) => model.state = state,
+            Some(model) => model.versions = vec![VersionStatus::new(state)],
             None => table.push(ModelStatus {
                 name: name.to_owned(),
-                state,
+                versions: vec![VersionStatus::new(state)],
             }),
         }
-        let loading = table.iter().any(|m| matches!(m.state, ModelState::Loading));
-        let serving = table
-            .iter()
-            .any(|m| matches!(m.state, ModelState::Ready(_)));
+        let mut versions = table.iter().flat_map(|model| &model.versions);
+        let loading = versions.any(|v| matches!(v.state, ModelState::Loading));
+        let serving = table.iter().any(|model| model.ready().next().is_some());
         let readiness = if serving && !loading {
             Readiness::Ready
         } else {
@@ -112,31 +156,44 @@ impl Models {
         });
     }
 
-    /// The model that answers to a name, or to none.
-    pub(super) fn find(&self, name: Option<&str>) -> Result<Arc<ServedModel>, Error> {
+    /// What answers to a name and version, or to none.
+    pub(super) fn find(
+        &self,
+        name: Option<&str>,
+        version: Option<&str>,
+    ) -> Result<Arc<ServedModel>, Error> {
         let table = self.read();
+        let failed = |m: &ModelStatus| {
+            let newest = m.newest().map(|newest| &newest.state);
+            matches!(newest, Some(ModelState::Failed(_)))
+        };
         let found = match name.or(self.default.as_deref()) {
             Some(name) => table.iter().find(|m| m.name == name),
             // a broken folder of --model-dir leaves the answering to the next
-            None => table
-                .iter()
-                .find(|m| !matches!(m.state, ModelState::Failed(_)))
-                .or_else(|| table.first()),
+            None => table.iter().find(|m| !failed(m)).or_else(|| table.first()),
         };
-        match found.map(|m| (&m.name, &m.state)) {
-            Some((_, ModelState::Ready(model))) => Ok(Arc::clone(model)),
-            Some((name, ModelState::Loading)) => {
+        let state = |model: &ModelStatus| match version {
+            None => model.newest().map(|newest| newest.state.clone()),
+            Some(version) => {
+                let mut versions = model.versions.iter();
+                let named = versions.find(|v| v.version.as_deref() == Some(version));
+                named.map(|named| named.state.clone())
+            }
+        };
+        match found.map(|m| (&m.name, state(m))) {
+            Some((_, Some(ModelState::Ready(model)))) => Ok(model),
+            Some((name, Some(ModelState::Loading))) => {
                 let error = Error::new(
                     Code::Unavailable,
                     format!("the model {name} is still loading; try again soon"),
                 );
                 Err(error.retry_after(Duration::from_secs(2)))
             }
-            Some((name, ModelState::Failed(reason))) => Err(Error::new(
+            Some((name, Some(ModelState::Failed(reason)))) => Err(Error::new(
                 Code::Unavailable,
                 format!("the model {name} could not be loaded: {reason}"),
             )),
-            None => Err(not_found(name.or(self.default.as_deref()), &table)),
+            _ => Err(not_found(name.or(self.default.as_deref()), &table)),
         }
     }
 
@@ -169,7 +226,7 @@ impl Models {
 }
 
 fn not_found(name: Option<&str>, table: &[ModelStatus]) -> Error {
-    let ready = |m: &&ModelStatus| matches!(m.state, ModelState::Ready(_));
+    let ready = |m: &&ModelStatus| m.ready().next().is_some();
     let served: Vec<&str> = table
         .iter()
         .filter(ready)

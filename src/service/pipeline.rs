@@ -1,4 +1,5 @@
-//! One image from bytes to predictions: decoded and preprocessed on the pool, queued from there, awaited here.
+//! One image from bytes to scores: decoded and preprocessed on the pool, queued from there, awaited here. An image that
+//! comes as a tensor is queued at once.
 //!
 //! The way in is a job that owns the image's ticket; the way back are oneshot channels. Dropping the waiting end at any
 //! point withdraws the image: a job whose channel has closed is skipped, and the batcher drops a queued image whose
@@ -11,22 +12,26 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::{Code, Error, Prediction, ServedModel, Timing, topk};
-use crate::batching::{BatchError, Output, Ticket};
+use super::{Code, Error, Input, Scores, ServedModel, Timing};
+use crate::batching::{BatchError, Output, Priority, Ticket};
 use crate::imaging;
 use crate::pool::Pool;
 
-/// What a job needs to bring one image into the queue.
+/// What brings one image into the queue.
 pub(super) struct Job {
     pub(super) model: Arc<ServedModel>,
     pub(super) ticket: Ticket,
-    pub(super) image: Bytes,
+    pub(super) priority: Priority,
     pub(super) deadline: Instant,
-    pub(super) config: imaging::Config,
 }
 
 /// An image on its way; dropping it withdraws the image.
-pub(super) struct Pending(oneshot::Receiver<Result<Queued, Error>>);
+pub(super) struct Pending {
+    queued: oneshot::Receiver<Result<Queued, Error>>,
+    deadline: Instant,
+    /// The caller made the network's input.
+    is_tensor: bool,
+}
 
 /// What the job hands back once the image is queued.
 struct Queued {
@@ -36,31 +41,50 @@ struct Queued {
 }
 
 impl Job {
-    pub(super) fn start(self, pool: &Pool) -> Pending {
-        let (answer, pending) = oneshot::channel();
-        pool.spawn(move || self.run(answer));
-        Pending(pending)
+    pub(super) fn start(self, input: Input, pool: &Pool, config: imaging::Config) -> Pending {
+        let (answer, queued) = oneshot::channel();
+        let deadline = self.deadline;
+        let is_tensor = match input {
+            Input::Encoded(image) => {
+                pool.spawn(move || self.run(&image, &config, answer));
+                false
+            }
+            Input::Tensor(values) => {
+                // the receiver is here, so nobody has left yet
+                let _ = answer.send(Ok(self.submit(values, Duration::ZERO, Duration::ZERO)));
+                true
+            }
+        };
+        Pending {
+            queued,
+            deadline,
+            is_tensor,
+        }
     }
 
-    fn run(self, answer: oneshot::Sender<Result<Queued, Error>>) {
+    fn submit(self, values: Vec<f32>, decode: Duration, preprocess: Duration) -> Queued {
+        Queued {
+            decode,
+            preprocess,
+            output: self.ticket.submit(values, self.priority, self.deadline),
+        }
+    }
+
+    fn run(
+        self,
+        image: &Bytes,
+        config: &imaging::Config,
+        answer: oneshot::Sender<Result<Queued, Error>>,
+    ) {
         if answer.is_closed() {
             return;
         }
         // a decoder that panics on some file must take neither the pool's thread nor the process with it
-        let prepared = catch_unwind(AssertUnwindSafe(|| self.prepare(&answer)));
-        let Self {
-            ticket,
-            deadline,
-            model,
-            ..
-        } = self;
+        let prepared = catch_unwind(AssertUnwindSafe(|| self.prepare(image, config, &answer)));
         let result = match prepared {
-            Ok(Ok((input, decode, preprocess))) => Ok(Queued {
-                decode,
-                preprocess,
-                output: ticket.submit(input, deadline),
-            }),
+            Ok(Ok((input, decode, preprocess))) => Ok(self.submit(input, decode, preprocess)),
             failed => {
+                let Self { ticket, model, .. } = self;
                 // room first: a caller that has its answer may come back at once
                 drop(ticket);
                 Err(match failed {
@@ -85,6 +109,8 @@ impl Job {
     /// Decodes and preprocesses; looks between the two whether anyone still waits.
     fn prepare(
         &self,
+        image: &Bytes,
+        config: &imaging::Config,
         answer: &oneshot::Sender<Result<Queued, Error>>,
     ) -> Result<(Vec<f32>, Duration, Duration), Error> {
         let metrics = &self.model.metrics;
@@ -92,7 +118,7 @@ impl Job {
         if started >= self.deadline {
             return Err(Error::deadline());
         }
-        let image = imaging::decode(&self.image, &self.config)?;
+        let image = imaging::decode(image, config)?;
         let decoded = Instant::now();
         let decode = decoded - started;
         metrics.stage_decode.observe(decode.as_secs_f64());
@@ -110,13 +136,9 @@ impl Job {
 }
 
 impl Pending {
-    /// Waits for the predictions, no longer than the deadline; `timing.total` is left to the caller.
-    pub(super) async fn predictions(
-        self,
-        model: &ServedModel,
-        top_k: usize,
-        deadline: Instant,
-    ) -> Result<(Vec<Prediction>, Timing), Error> {
+    /// Waits for the scores, no longer than the deadline; `timing.total` is left to the caller.
+    pub(super) async fn scores(self) -> Result<(Scores, Timing), Error> {
+        let (deadline, is_tensor) = (self.deadline, self.is_tensor);
         let answered = tokio::time::timeout_at(deadline.into(), self.output()).await;
         let (output, decode, preprocess) = answered.unwrap_or_else(|_| Err(Error::deadline()))?;
         let timing = Timing {
@@ -126,16 +148,23 @@ impl Pending {
             inference: output.inference,
             total: Duration::ZERO,
         };
-        Ok((
-            topk::predictions(&output.logits, &model.labels, top_k)?,
-            timing,
-        ))
+        let scores = Scores::new(output.logits);
+        let scores = scores.map_err(|error| if is_tensor { overflown() } else { error });
+        Ok((scores?, timing))
     }
 
     async fn output(self) -> Result<(Output, Duration, Duration), Error> {
         let lost = |_| Error::new(Code::Internal, "the image was lost on its way to the model");
-        let queued = self.0.await.map_err(lost)??;
+        let queued = self.queued.await.map_err(lost)??;
         let output = queued.output.await.unwrap_or(Err(BatchError::Closed))?;
         Ok((output, queued.decode, queued.preprocess))
     }
+}
+
+/// Warmed-up weights give finite logits for any preprocessed image, so a tensor that does not is none.
+fn overflown() -> Error {
+    Error::new(
+        Code::InvalidRequest,
+        "the model's output for this tensor is not finite; normalise the image as the model's preprocessing says",
+    )
 }

@@ -125,9 +125,7 @@ fn gated(max_queue: usize) -> (Arc<House>, Remote) {
 impl House {
     async fn classify(&self, images: Vec<Bytes>, deadline: Duration) -> Result<Reply, Error> {
         let admission = self.classifier.admit(None, images.len())?;
-        let answered = self
-            .classifier
-            .classify(admission, request(images, deadline));
+        let answered = self.classifier.infer(admission, request(images, deadline));
         tokio::time::timeout(PATIENCE, answered)
             .await
             .expect("no answer")
@@ -147,10 +145,8 @@ impl House {
     }
 
     fn model(&self) -> Arc<ServedModel> {
-        match &self.classifier.models()[0].state {
-            ModelState::Ready(model) => Arc::clone(model),
-            other => panic!("{other:?}"),
-        }
+        let models = self.classifier.models();
+        Arc::clone(models[0].ready().next().unwrap())
     }
 
     fn rejected(&self, reason: &str) -> usize {
@@ -179,8 +175,8 @@ impl House {
 fn request(images: Vec<Bytes>, deadline: Duration) -> Request {
     let received = Instant::now();
     Request {
-        images,
-        top_k: 2,
+        inputs: images.into_iter().map(Input::Encoded).collect(),
+        priority: Priority::default(),
         received,
         deadline: received + deadline,
     }
@@ -206,11 +202,9 @@ fn tiff() -> Bytes {
     Bytes::from_static(b"II*\0\x08\0\0\0\0\0\0\0\0\0\0\0")
 }
 
-fn label(result: &Result<Vec<Prediction>, Error>) -> Result<&str, Code> {
-    result
-        .as_ref()
-        .map(|p| p[0].label.as_str())
-        .map_err(|e| e.code)
+fn label(result: &Result<Scores, Error>) -> Result<&'static str, Code> {
+    let scores = result.as_ref().map_err(|e| e.code)?;
+    Ok(["red", "green", "blue"][scores.top(1)[0]])
 }
 
 const LONG: Duration = Duration::from_secs(600);
@@ -233,11 +227,17 @@ async fn one_bad_image_fails_alone_and_answers_keep_their_order() {
     ];
     assert_eq!(labels, expected);
     assert_eq!(
-        (reply.model.as_str(), reply.version.as_str(), reply.depth),
+        (
+            reply.model.name.as_str(),
+            reply.model.version.as_str(),
+            reply.model.depth
+        ),
         ("m", "3", 7)
     );
-    let predictions = reply.results[0].as_ref().unwrap();
-    assert_eq!(predictions.len(), 2, "top_k");
+    let scores = reply.results[0].as_ref().unwrap();
+    let predictions = scores.predictions(&reply.model.labels, 2);
+    assert_eq!(predictions.len(), 2);
+    assert_eq!(predictions[0].probability, scores.probabilities()[2]);
     assert_eq!((predictions[0].class, predictions[1].class), (2, 0));
     assert!(
         (predictions[0].probability - 0.999_909_2).abs() < 1e-6,
@@ -312,7 +312,7 @@ async fn a_queued_image_is_answered_at_its_deadline_though_the_engine_is_busy() 
     // a protocol's own timer may be the first to notice
     let admission = house.classifier.admit(None, 1).unwrap();
     let late = request(vec![blue()], Duration::ZERO);
-    drop(house.classifier.classify(admission, late));
+    drop(house.classifier.infer(admission, late));
     remote.open();
     assert_eq!(label(&held.await.unwrap().unwrap().results[0]), Ok("red"));
     house.settles();
@@ -339,7 +339,7 @@ async fn a_dropped_request_is_withdrawn_before_it_costs_compute() {
     drop(
         house
             .classifier
-            .classify(admission, request(vec![red(), red()], LONG)),
+            .infer(admission, request(vec![red(), red()], LONG)),
     );
     remote.open();
     assert_eq!(label(&first.await.unwrap().unwrap().results[0]), Ok("red"));
@@ -378,7 +378,7 @@ async fn a_full_queue_says_when_to_come_back() {
     let other = house.classifier.admit(None, 2).unwrap();
     let error = house
         .classifier
-        .classify(one, request(vec![red(), red()], LONG))
+        .infer(one, request(vec![red(), red()], LONG))
         .await
         .unwrap_err();
     assert_eq!(error.code, Code::QueueFull);
@@ -448,7 +448,7 @@ async fn random_request(classifier: &Classifier, random: &mut Random) -> usize {
     } else {
         LONG
     };
-    let answer = classifier.classify(admission, request(images, deadline));
+    let answer = classifier.infer(admission, request(images, deadline));
     match random.below(9) {
         // gone before the first poll, after it, a little later
         0 => drop(answer),

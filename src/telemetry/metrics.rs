@@ -12,6 +12,8 @@ use prometheus::{
     Registry,
 };
 
+use super::Statistics;
+
 /// Labels that every series of a model carries.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ModelLabels {
@@ -106,6 +108,8 @@ pub struct ModelMetrics {
     pub queue_depth: IntGauge,
     /// Images answered with predictions.
     pub images: IntCounter,
+    /// The same and more, exact, for protocols that report it.
+    pub statistics: Statistics,
     outcomes: Outcomes,
 }
 
@@ -345,6 +349,7 @@ impl Families {
             batch_size: self.batch_size.with_label_values(&plain),
             queue_depth: self.queue_depth.with_label_values(&plain),
             images: self.images.with_label_values(&plain),
+            statistics: Statistics::default(),
             outcomes: self.outcomes(labels, codes),
         }
     }

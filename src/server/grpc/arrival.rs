@@ -17,11 +17,11 @@ use super::convert;
 use super::ending::Ending;
 use super::messages::Messages;
 use crate::server::Core;
-use crate::server::ask::{self, Clock};
+use crate::server::ask::{self, Clock, Held};
 use crate::server::connection::Going;
 use crate::server::guard::{Guarded, cause};
 use crate::server::record::{Record, request_id};
-use crate::service::{Admission, Code, Error};
+use crate::service::{Code, Error};
 use crate::telemetry::Protocol;
 
 const CLASSIFY: &str = "/resnetd.v1.Classifier/Classify";
@@ -45,7 +45,7 @@ pub(super) struct Arrival {
 /// What a unary call has before its message is read.
 pub(super) struct Unary {
     pub(super) record: Record,
-    room: Mutex<Option<Admission>>,
+    room: Mutex<Option<Held>>,
 }
 
 impl Arrival {
@@ -58,12 +58,12 @@ impl Arrival {
 }
 
 impl Unary {
-    fn lock(&self) -> MutexGuard<'_, Option<Admission>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Held>> {
         self.room.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes the room; a second time there is none.
-    pub(super) fn room(&self) -> Option<Admission> {
+    pub(super) fn room(&self) -> Option<Held> {
         self.lock().take()
     }
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::{Code as Grpc, Status};
 
-use crate::server::ask::Ask;
+use crate::server::ask::{Ask, Classified};
 use crate::server::guard::cause;
 use crate::server::{pb, status as table};
-use crate::service::{Code, Error, ModelState, ModelStatus, Prediction, Reply, Timing};
+use crate::service::{Code, Error, ModelState, ModelStatus, Prediction, Timing, VersionStatus};
 
 /// An error as a status, with its code and when to come back in the trailers.
 pub(super) fn status(error: Error) -> Status {
@@ -55,14 +55,14 @@ pub(super) fn ask(request: pb::ClassifyRequest) -> Ask {
     }
 }
 
-pub(super) fn response(id: String, reply: Reply) -> pb::ClassifyResponse {
+pub(super) fn response(id: String, answer: Classified) -> pb::ClassifyResponse {
     pb::ClassifyResponse {
         id,
-        model: reply.model,
-        version: reply.version,
-        depth: number(reply.depth),
-        results: reply.results.into_iter().map(image_result).collect(),
-        timing: Some(timing(reply.timing)),
+        model: answer.model.name.clone(),
+        version: answer.model.version.clone(),
+        depth: number(answer.model.depth),
+        results: answer.results.into_iter().map(image_result).collect(),
+        timing: Some(timing(answer.timing)),
     }
 }
 
@@ -75,28 +75,48 @@ pub(super) fn error(error: Error) -> pb::Error {
 
 pub(super) fn model(model: ModelStatus) -> pb::Model {
     let mut answer = pb::Model {
-        name: model.name,
+        versions: model.versions.iter().map(version).collect(),
         ..Default::default()
     };
-    match model.state {
-        ModelState::Loading => answer.set_state(pb::model::State::Loading),
-        ModelState::Failed(reason) => {
-            answer.set_state(pb::model::State::Failed);
-            answer.error = reason;
-        }
-        ModelState::Ready(served) => {
-            answer.set_state(pb::model::State::Ready);
-            answer.version = served.version.clone();
-            answer.architecture = served.architecture.to_owned();
-            answer.family = served.family.to_owned();
-            answer.depth = number(served.depth);
-            answer.classes = number(served.labels.len());
-            answer.input_size = number(served.input.height);
-            answer.parameters = served.counts.parameters;
-            answer.device = served.engine.device.clone();
-        }
+    if let Some(newest) = model.newest() {
+        let pb::ModelVersion {
+            version,
+            state,
+            error,
+        } = self::version(newest);
+        answer = pb::Model {
+            version,
+            state,
+            error,
+            ..answer
+        };
     }
+    if let Some(served) = model.ready().next() {
+        answer.architecture = served.architecture.to_owned();
+        answer.family = served.family.to_owned();
+        answer.depth = number(served.depth);
+        answer.classes = number(served.labels.len());
+        answer.input_size = number(served.input.height);
+        answer.parameters = served.counts.parameters;
+        answer.device = served.engine.device.clone();
+    }
+    answer.name = model.name;
     answer
+}
+
+fn version(status: &VersionStatus) -> pb::ModelVersion {
+    use pb::model::State;
+    let (state, error) = match &status.state {
+        ModelState::Loading => (State::Loading, None),
+        ModelState::Ready(_) => (State::Ready, status.reload_error.clone()),
+        ModelState::Failed(reason) => (State::Failed, Some(reason.clone())),
+        ModelState::Unloaded => (State::Unloaded, None),
+    };
+    pb::ModelVersion {
+        version: status.version.clone().unwrap_or_default(),
+        state: state.into(),
+        error: error.unwrap_or_default(),
+    }
 }
 
 fn image_result(result: Result<Vec<Prediction>, Error>) -> pb::ImageResult {

@@ -13,9 +13,9 @@ use super::RequestId;
 use super::body::{self, Form, Params};
 use super::reply::{Answer, Failure};
 use crate::server::Core;
-use crate::server::ask::{self, Clock};
+use crate::server::ask::{self, Classified, Clock};
 use crate::server::record::Record;
-use crate::service::{Code, Error, Reply};
+use crate::service::{Code, Error};
 use crate::telemetry::Protocol;
 
 const TIMEOUT: &str = "x-request-timeout-ms";
@@ -39,7 +39,7 @@ pub(super) async fn classify(
     .await
 }
 
-async fn answer(core: &Core, request: Request, record: &Record) -> Result<Reply, Error> {
+async fn answer(core: &Core, request: Request, record: &Record) -> Result<Classified, Error> {
     let (parts, body) = request.into_parts();
     let limit = core.config.request_timeout;
     let clock = Clock::start(wanted_timeout(&parts.headers)?, limit);

@@ -14,7 +14,7 @@ use serde_json::json;
 use super::failure;
 use super::reply::Model;
 use crate::server::Core;
-use crate::service::{Code, ModelState, ModelStatus};
+use crate::service::{Code, ModelState};
 
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -65,11 +65,11 @@ pub(super) async fn ready(State(core): State<Arc<Core>>) -> Response {
         )
     } else {
         let models = core.classify.models();
-        let failed = |model: &ModelStatus| matches!(model.state, ModelState::Failed(_));
-        let message = if !models.is_empty() && models.iter().all(failed) {
-            "no model could be loaded; GET /models says why"
-        } else {
+        let versions = || models.iter().flat_map(|model| &model.versions);
+        let message = if versions().any(|v| matches!(v.state, ModelState::Loading)) {
             "models are still loading; GET /models shows which"
+        } else {
+            "no model is served; GET /models says why"
         };
         failure(Code::Unavailable, message)
     }

@@ -8,9 +8,11 @@ use axum::http::header::RETRY_AFTER;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use crate::server::ask::Classified;
 use crate::server::status;
 use crate::service::{
-    Code, Error, ModelState, ModelStatus, Prediction, Preprocessing, Provenance, Reply, Timing,
+    Code, Error, ModelState, ModelStatus, Prediction, Preprocessing, Provenance, ServedModel,
+    Timing, VersionStatus,
 };
 
 /// When to come back, where the service does not say.
@@ -55,21 +57,28 @@ struct ErrorBody {
     code: &'static str,
 }
 
-/// A model as `/models` shows it.
+/// A model as `/models` shows it: the version that answers where none is named, and the state of each.
 #[derive(Serialize)]
 pub(super) struct Model {
     name: String,
+    #[serde(flatten)]
+    newest: Option<Version>,
+    #[serde(flatten)]
+    details: Option<Details>,
+    versions: Vec<Version>,
+}
+
+#[derive(Serialize)]
+struct Version {
+    version: Option<String>,
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
-    #[serde(flatten)]
-    details: Option<Details>,
 }
 
 /// What is known of a model that is ready.
 #[derive(Serialize)]
 struct Details {
-    version: String,
     architecture: &'static str,
     family: &'static str,
     depth: usize,
@@ -89,14 +98,14 @@ struct Details {
 pub(super) struct Failure(pub(super) Error);
 
 impl Answer {
-    pub(super) fn new(id: String, reply: Reply) -> Self {
+    pub(super) fn new(id: String, answer: Classified) -> Self {
         Self {
             id,
-            model: reply.model,
-            version: reply.version,
-            depth: reply.depth,
-            results: reply.results.into_iter().map(ImageResult::from).collect(),
-            timing_ms: reply.timing.into(),
+            model: answer.model.name.clone(),
+            version: answer.model.version.clone(),
+            depth: answer.model.depth,
+            results: answer.results.into_iter().map(ImageResult::from).collect(),
+            timing_ms: answer.timing.into(),
         }
     }
 }
@@ -147,34 +156,48 @@ impl From<Error> for ErrorBody {
 
 impl From<ModelStatus> for Model {
     fn from(model: ModelStatus) -> Self {
-        let (state, error, details) = match model.state {
-            ModelState::Loading => ("loading", None, None),
-            ModelState::Failed(reason) => ("failed", Some(reason), None),
-            ModelState::Ready(served) => {
-                let details = Details {
-                    version: served.version.clone(),
-                    architecture: served.architecture,
-                    family: served.family,
-                    depth: served.depth,
-                    classes: served.labels.len(),
-                    input_size: served.input.height,
-                    parameters: served.counts.parameters,
-                    gmacs: served.counts.macs as f64 / 1e9,
-                    engine: served.engine.engine,
-                    precision: served.engine.precision,
-                    isa: served.engine.isa,
-                    device: served.engine.device.clone(),
-                    preprocess: served.preprocessing.clone(),
-                    provenance: served.provenance.clone(),
-                };
-                ("ready", None, Some(details))
-            }
+        let details = model.ready().next().map(|served| Details::from(&**served));
+        Self {
+            newest: model.newest().map(Version::from),
+            details,
+            versions: model.versions.iter().map(Version::from).collect(),
+            name: model.name,
+        }
+    }
+}
+
+impl From<&VersionStatus> for Version {
+    fn from(status: &VersionStatus) -> Self {
+        let (state, error) = match &status.state {
+            ModelState::Loading => ("loading", None),
+            ModelState::Ready(_) => ("ready", status.reload_error.clone()),
+            ModelState::Failed(reason) => ("failed", Some(reason.clone())),
+            ModelState::Unloaded => ("unloaded", None),
         };
         Self {
-            name: model.name,
+            version: status.version.clone(),
             state,
             error,
-            details,
+        }
+    }
+}
+
+impl From<&ServedModel> for Details {
+    fn from(served: &ServedModel) -> Self {
+        Self {
+            architecture: served.architecture,
+            family: served.family,
+            depth: served.depth,
+            classes: served.labels.len(),
+            input_size: served.input.height,
+            parameters: served.counts.parameters,
+            gmacs: served.counts.macs as f64 / 1e9,
+            engine: served.engine.engine,
+            precision: served.engine.precision,
+            isa: served.engine.isa,
+            device: served.engine.device.clone(),
+            preprocess: served.preprocessing.clone(),
+            provenance: served.provenance.clone(),
         }
     }
 }

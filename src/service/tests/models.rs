@@ -132,7 +132,7 @@ fn a_model_that_cannot_serve_is_refused() {
     let error = house.classifier.load_model(model).unwrap_err();
     assert!(error.to_string().contains("no kernel for this"), "{error}");
     assert!(matches!(
-        house.classifier.models()[0].state,
+        house.classifier.models()[0].versions[0].state,
         ModelState::Loading
     ));
     assert!(!house.classifier.is_ready());
