@@ -48,7 +48,7 @@ class Server:
     def __init__(self, models, log):
         binary = Path(os.environ.get("RESNETD_BINARY", REPOSITORY / "target/release/resnetd"))
         if not binary.is_file():
-            pytest.fail(f"no server to test: {binary} is missing; build it with cargo build --release, or set RESNETD_BINARY")
+            pytest.fail(f"{binary} is missing: build it with cargo build --release, or set RESNETD_BINARY")
         command = [binary, "serve", "--model-dir", models, "--http-addr", "127.0.0.1:0", "--grpc-addr", "127.0.0.1:0"]
         command += ["--drain-delay", "0s", "--log-format", "json", "--max-images-per-request", str(MAX_IMAGES)]
         self._log = log

@@ -54,7 +54,8 @@ def test_reflection_lists_the_services(database):
 
 def test_reflection_resolves_a_message(database):
     message = DescriptorPool(database).FindMessageTypeByName("inference.ModelInferRequest")
-    assert {"model_name", "model_version", "id", "inputs", "outputs", "raw_input_contents"} <= set(message.fields_by_name)
+    expected = {"model_name", "model_version", "id", "parameters", "inputs", "outputs", "raw_input_contents"}
+    assert expected <= set(message.fields_by_name)
 
 
 def test_what_reflection_does_not_know_is_an_error(database):

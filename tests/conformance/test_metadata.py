@@ -53,7 +53,8 @@ def test_metadata_has_versions_and_tensors(api, model, version, versions):
     assert (metadata["name"], metadata["platform"]) == (model, "resnetd")
     assert metadata["versions"] == versions
     assert tensors_of(metadata["inputs"]) == [("input", "FP32", [-1, 3, 32, 32])]
-    assert tensors_of(metadata["outputs"]) == [("logits", "FP32", [-1, CLASSES]), ("probabilities", "FP32", [-1, CLASSES])]
+    expected = [("logits", "FP32", [-1, CLASSES]), ("probabilities", "FP32", [-1, CLASSES])]
+    assert tensors_of(metadata["outputs"]) == expected
 
 
 @pytest.mark.parametrize("version", ["1", "2"])
