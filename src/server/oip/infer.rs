@@ -9,7 +9,7 @@ use super::tensor::{self, Tensor};
 use crate::server::Core;
 use crate::server::ask::{self, Clock, Held};
 use crate::server::record::Record;
-use crate::service::{Error, Request, Scores, ServedModel};
+use crate::service::{Code, Error, Request, Scores, ServedModel};
 
 /// A request as its protocol understood it.
 #[derive(Debug, Default)]
@@ -69,7 +69,9 @@ pub(in crate::server) async fn infer(
         received: clock.received,
         deadline: timeout.map_or(clock.deadline, |at| at.min(clock.deadline)),
     };
-    let reply = ask::infer(core, held, model, request, record).await?;
+    let reply = ask::infer(core, held, model, request, record).await;
+    // where all images fail, the error is the first one's
+    let reply = reply.map_err(|error| of_image(0, error))?;
     let scores = every(reply.results)?;
     let model = Arc::clone(&reply.model);
     let outputs = ask::blocking(move || {
@@ -85,14 +87,20 @@ pub(in crate::server) async fn infer(
     })
 }
 
-/// The scores of all images, or the first error with its image.
+/// The scores of all images, or the first error.
 fn every(results: Vec<Result<Scores, Error>>) -> Result<Vec<Scores>, Error> {
     let numbered = results.into_iter().enumerate();
-    let scores = numbered.map(|(index, result)| {
-        result.map_err(|error| Error {
+    let scores = numbered.map(|(index, result)| result.map_err(|error| of_image(index, error)));
+    scores.collect()
+}
+
+/// Says which image an error is about, where it is about one.
+fn of_image(index: usize, error: Error) -> Error {
+    match error.code {
+        Code::UnsupportedImage | Code::UndecodableImage | Code::ImageTooLarge => Error {
             message: format!("image {index} of the input: {}", error.message),
             ..error
-        })
-    });
-    scores.collect()
+        },
+        _ => error,
+    }
 }

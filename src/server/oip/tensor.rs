@@ -50,6 +50,8 @@ pub(super) fn images(
     max_images: usize,
 ) -> Result<Vec<Input>, Error> {
     let tensor = only(inputs)?;
+    // gRPC has no binary data after its messages, but parameters all the same
+    tensor.binary_size()?;
     match tensor.datatype.as_str() {
         "FP32" => floats(tensor, image, max_images),
         "BYTES" => encoded(tensor, max_images),
