@@ -9,8 +9,6 @@ mod infer;
 mod outputs;
 mod parameters;
 mod tensor;
-#[cfg(test)]
-mod tests;
 
 pub(super) use infer::{Answer, Infer, infer};
 pub(super) use outputs::{Tensor as OutputTensor, Values};

@@ -182,3 +182,46 @@ fn expected(name: &str, value: &Value, what: &str) -> Error {
     };
     Error::invalid(format!("the parameter {name} is {found}, expected {what}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(name: &str, value: Value) -> Parameters {
+        vec![(name.to_owned(), value)]
+    }
+
+    #[test]
+    fn timeouts_and_priorities_are_kept_and_zero_is_none() {
+        let both = [
+            one("timeout", Value::Int(1_500)),
+            one("priority", Value::Int(2)),
+            one("anything", Value::Other),
+        ];
+        let kept = schedule(&both.concat()).unwrap();
+        assert_eq!(kept.timeout, Some(Duration::from_micros(1_500)));
+        assert_eq!(kept.priority.level(), 2);
+        let zeros = [
+            one("timeout", Value::Int(0)),
+            one("priority", Value::Int(0)),
+            one("sequence_id", Value::Int(0)),
+            one("sequence_end", Value::Bool(false)),
+        ];
+        assert_eq!(schedule(&zeros.concat()).unwrap(), Schedule::default());
+        let huge = one("timeout", Value::Int(i128::from(u64::MAX) + 1));
+        assert!(schedule(&huge).is_err());
+    }
+
+    #[test]
+    fn what_a_load_would_override_is_refused() {
+        assert!(check_load(["unknown"]).is_ok());
+        for name in ["config", "file:1/weights.safetensors"] {
+            let error = check_load(["unknown", name]).unwrap_err();
+            assert!(error.message.contains(name), "{error}");
+        }
+        for dependents in [true, false] {
+            assert!(check_unload(&one("unload_dependents", Value::Bool(dependents))).is_ok());
+        }
+        assert!(check_unload(&one("unload_dependents", Value::Int(1))).is_err());
+    }
+}
