@@ -27,6 +27,16 @@ struct Buffers {
     logits: Vec<f32>,
 }
 
+/// When a batch began and what it took.
+#[derive(Clone, Copy)]
+struct Times {
+    started: Instant,
+    /// Until its images lay side by side.
+    gathered: Duration,
+    /// The forward pass.
+    inference: Duration,
+}
+
 impl Worker {
     /// Runs batches until the queue is closed and empty.
     pub(super) fn run(mut self) {
@@ -64,14 +74,12 @@ impl Worker {
             .finished(images, result.is_ok().then_some(inference));
         match result {
             Ok(()) => {
-                let answering = Instant::now();
-                self.answer(batch, &buffers.logits, started, inference);
-                self.metrics.statistics.executed(&Batch {
-                    images,
-                    input: forward_started - started,
-                    infer: inference,
-                    output: answering.elapsed(),
-                });
+                let times = Times {
+                    started,
+                    gathered: forward_started - started,
+                    inference,
+                };
+                self.answer(batch, &buffers.logits, times);
             }
             Err(error) => {
                 tracing::error!(model = self.model, images, %error, "a batch failed");
@@ -82,23 +90,36 @@ impl Worker {
         }
     }
 
-    fn answer(&self, batch: Vec<Entry>, logits: &[f32], started: Instant, inference: Duration) {
-        let batch_size = batch.len();
+    fn answer(&self, batch: Vec<Entry>, logits: &[f32], times: Times) {
+        let (images, inference) = (batch.len(), times.inference);
+        let answering = Instant::now();
         self.metrics.inference.observe(inference.as_secs_f64());
-        self.metrics.batch_size.observe(batch_size as f64);
-        for (entry, logits) in batch.into_iter().zip(logits.chunks_exact(self.classes)) {
-            let queued = started.saturating_duration_since(entry.submitted);
+        self.metrics.batch_size.observe(images as f64);
+        let output = |(entry, logits): (&Entry, &[f32])| {
+            let queued = times.started.saturating_duration_since(entry.submitted);
             self.metrics.stage_queue.observe(queued.as_secs_f64());
             self.metrics
                 .stage_inference
                 .observe(inference.as_secs_f64());
-            // fails if the caller left meanwhile, which is no error
-            let _ = entry.answer.send(Ok(Output {
+            Output {
                 logits: logits.to_vec(),
                 queued,
                 inference,
-                batch_size,
-            }));
+                batch_size: images,
+            }
+        };
+        let logits = logits.chunks_exact(self.classes);
+        let outputs: Vec<Output> = batch.iter().zip(logits).map(output).collect();
+        // before anyone has an answer: who has one may look at the counts next
+        self.metrics.statistics.executed(&Batch {
+            images,
+            input: times.gathered,
+            infer: inference,
+            output: answering.elapsed(),
+        });
+        for (entry, output) in batch.into_iter().zip(outputs) {
+            // fails if the caller left meanwhile, which is no error
+            let _ = entry.answer.send(Ok(output));
         }
     }
 }

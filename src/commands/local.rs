@@ -78,6 +78,7 @@ impl Local {
         let request = Request {
             inputs: vec![Input::Encoded(bytes.into())],
             priority: Priority::default(),
+            whole: false,
             received,
             deadline: received + PATIENCE,
         };

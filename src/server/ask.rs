@@ -82,14 +82,6 @@ impl Clock {
     }
 }
 
-/// Runs what would hold up a worker of the runtime: megabytes of text, pixels or compressed data.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| Error::new(Code::Internal, error.to_string()))?
-}
-
 /// Takes room for one image before the body is read, so that a crowd is turned away at the price of its headers.
 ///
 /// `model` and `version` are what the request names outside its body. Where only the body can name the model (`in_body`) and the
@@ -170,7 +162,7 @@ pub(super) async fn ask(
     let top_k = ask.top_k.unwrap_or(DEFAULT_TOP_K);
     if !(1..=MAX_TOP_K).contains(&top_k) {
         let message = format!("top_k is {top_k}, expected 1 to {MAX_TOP_K}");
-        return Err(Error::new(Code::InvalidRequest, message));
+        return Err(Error::invalid(message));
     }
 
     let mut spoiled = Vec::new();
@@ -185,6 +177,7 @@ pub(super) async fn ask(
     let request = Request {
         inputs,
         priority: Priority::default(),
+        whole: false,
         received: clock.received,
         deadline: clock.deadline,
     };
@@ -220,7 +213,7 @@ fn explain(answer: Result<Reply, Error>, spoiled: Vec<(usize, Error)>) -> Result
 }
 
 fn check(images: usize, max_images: usize) -> Result<(), Error> {
-    let invalid = |message: String| Err(Error::new(Code::InvalidRequest, message));
+    let invalid = |message: String| Err(Error::invalid(message));
     if images == 0 {
         return invalid("the request has no image; send at least one".to_owned());
     }

@@ -10,6 +10,8 @@ use std::marker::PhantomData;
 use bytes::Buf;
 use prost::Message;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task::block_in_place;
 use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder};
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
@@ -18,8 +20,11 @@ use super::pb::inference::ModelInferRequest;
 
 /// Fields of a message, repeated ones counted each; far more than a request may have images.
 const MAX_FIELDS: usize = 1 << 16;
-/// Bytes of a field that carries no image.
-const MAX_FIELD: usize = 1 << 16;
+/// Bytes of all fields that carry no image.
+const MAX_SHORT: usize = 1 << 16;
+
+/// Bytes of a message whose decoding would hold up a worker of the runtime.
+const LARGE: usize = 1 << 20;
 
 /// Which fields of a message are looked into and which may be long; of all others that is not known.
 struct Bounds {
@@ -53,11 +58,19 @@ const INFER: Bounds = Bounds {
     long: Some(&[7]),
 };
 
+/// What a message may still have.
+#[derive(Clone, Copy, Debug)]
+struct Left {
+    fields: usize,
+    /// Bytes of fields that carry no image; together, because a packed list may come in any number of pieces.
+    short: usize,
+}
+
 /// What is wrong with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Excess {
     Fields,
-    /// The tag of a field that is too long.
+    /// The tag of a field with which others that carry no image have become too long.
     Long(u32),
 }
 
@@ -102,28 +115,41 @@ impl<U: Message + Default + 'static> Decoder for BoundedDecoder<U> {
         } else {
             &ANY
         };
+        let mut left = Left {
+            fields: MAX_FIELDS,
+            short: MAX_SHORT,
+        };
         // tonic hands over whole messages in one piece
-        match excess(buf.chunk(), bounds, &mut MAX_FIELDS.clone()) {
+        match excess(buf.chunk(), bounds, &mut left) {
+            None if buf.remaining() >= LARGE => aside(|| self.0.decode(buf)),
             None => self.0.decode(buf),
             Some(Excess::Fields) => Err(Status::invalid_argument(format!(
                 "the message has more than {MAX_FIELDS} fields"
             ))),
             Some(Excess::Long(tag)) => Err(Status::invalid_argument(format!(
-                "field {tag} of the message, or of one in it, has more than {MAX_FIELD} bytes; \
+                "field {tag} and others that carry no image have more than {MAX_SHORT} bytes; \
                  send values in raw_input_contents, fp32_contents or bytes_contents"
             ))),
         }
     }
 }
 
-/// Whether the message has more than `left` fields, or one that is too long. One that is no protobuf has as many fields
-/// as precede the fault: that is left to the decoder.
-fn excess(mut message: &[u8], bounds: &Bounds, left: &mut usize) -> Option<Excess> {
+/// Hands the runtime's other tasks to another thread meanwhile, where the runtime has several.
+fn aside<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => block_in_place(work),
+        _ => work(),
+    }
+}
+
+/// Whether the message has more than what is `left`. One that is no protobuf has as many fields as precede the fault:
+/// that is left to the decoder.
+fn excess(mut message: &[u8], bounds: &Bounds, left: &mut Left) -> Option<Excess> {
     while !message.is_empty() {
-        let Some(rest) = left.checked_sub(1) else {
+        let Some(fields) = left.fields.checked_sub(1) else {
             return Some(Excess::Fields);
         };
-        *left = rest;
+        left.fields = fields;
         let (tag, wire_type) = decode_key(&mut message).ok()?;
         if wire_type != WireType::LengthDelimited {
             skip_field(wire_type, tag, &mut message, DecodeContext::default()).ok()?;
@@ -137,8 +163,11 @@ fn excess(mut message: &[u8], bounds: &Bounds, left: &mut usize) -> Option<Exces
             if let Some(excess) = excess(field, inner, left) {
                 return Some(excess);
             }
-        } else if length > MAX_FIELD && bounds.long.is_some_and(|long| !long.contains(&tag)) {
-            return Some(Excess::Long(tag));
+        } else if bounds.long.is_some_and(|long| !long.contains(&tag)) {
+            let Some(short) = left.short.checked_sub(length) else {
+                return Some(Excess::Long(tag));
+            };
+            left.short = short;
         }
     }
     None
@@ -151,8 +180,15 @@ mod tests {
     use crate::server::pb::inference::InferTensorContents;
     use crate::server::pb::inference::model_infer_request::InferInputTensor;
 
+    fn left(fields: usize) -> Left {
+        Left {
+            fields,
+            short: MAX_SHORT,
+        }
+    }
+
     fn checked(message: &impl Message, bounds: &Bounds, fields: usize) -> Option<Excess> {
-        excess(&message.encode_to_vec(), bounds, &mut fields.clone())
+        excess(&message.encode_to_vec(), bounds, &mut left(fields))
     }
 
     #[test]
@@ -165,9 +201,9 @@ mod tests {
         assert_eq!(checked(&request, &ANY, 4), None);
         request.model = "m".into();
         assert_eq!(checked(&request, &ANY, 4), Some(Excess::Fields));
-        assert_eq!(excess(&[], &ANY, &mut 0), None);
+        assert_eq!(excess(&[], &ANY, &mut left(0)), None);
         assert_eq!(
-            excess(&[0xff; 64], &ANY, &mut 4),
+            excess(&[0xff; 64], &ANY, &mut left(4)),
             None,
             "left to the decoder"
         );
@@ -202,6 +238,16 @@ mod tests {
             ..Default::default()
         });
         assert_eq!(checked(&bools, &INFER, 9), Some(Excess::Long(5)));
+        // the same list in pieces, each short
+        let piece = InferTensorContents {
+            uint64_contents: vec![1; MAX_SHORT / 2],
+            ..Default::default()
+        };
+        let pieces = [piece.encode_to_vec(), piece.encode_to_vec()].concat();
+        assert_eq!(excess(&pieces, &CONTENTS, &mut left(9)), None);
+        let pieces = [pieces, piece.encode_to_vec()].concat();
+        let too_long = Some(Excess::Long(5));
+        assert_eq!(excess(&pieces, &CONTENTS, &mut left(9)), too_long);
         let shape = ModelInferRequest {
             inputs: vec![InferInputTensor {
                 shape: vec![1; long],

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use super::io::{Activity, Limits, Tracked, Watched};
-use super::{Core, http};
+use super::{Core, grpc, http};
 use crate::service::{Code, Error};
 use crate::telemetry::Protocol;
 
@@ -164,8 +164,7 @@ fn classifies(path: &str) -> bool {
     path == "/classify"
         || http::v2::infers(path)
         || path.starts_with("/resnetd.v1.Classifier/Classify")
-        || path == "/inference.GRPCInferenceService/ModelInfer"
-        || path == "/inference.GRPCInferenceService/ModelStreamInfer"
+        || grpc::v2::carries_tensors(path)
 }
 
 /// What a call that outlives its connection is told.

@@ -1,9 +1,10 @@
 //! Protocols: translation only.
 //!
 //! HTTP ([`http`]) and gRPC ([`grpc`]) turn what they receive into one [`ask::Ask`], or into one [`oip::Infer`] of the
-//! Open Inference Protocol, and what the service answers into their own words; [`status`] is the one table from error codes to theirs. Both listen through the same accept loop
-//! ([`listener`]) and connection supervisor ([`connection`]), because neither `axum::serve` nor tonic's transport has
-//! header and idle timeouts, and tonic's own timer answers CANCELLED where a deadline passed.
+//! Open Inference Protocol, and what the service answers into their own words; [`status`] is the one table from error
+//! codes to theirs. Both listen through the same accept loop ([`listener`]) and connection supervisor ([`connection`]),
+//! because neither `axum::serve` nor tonic's transport has header and idle timeouts, and tonic's own timer answers
+//! CANCELLED where a deadline passed.
 
 mod ask;
 mod codec;
@@ -29,7 +30,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::service::Classify;
+use crate::service::{Classify, Code, Error};
 use crate::telemetry::{Metrics, Protocol};
 
 pub use shutdown::{Ended, Stop};
@@ -44,7 +45,8 @@ pub struct Config {
     pub http_addr: SocketAddr,
     /// `--grpc-addr`; port 0 picks a free one.
     pub grpc_addr: SocketAddr,
-    /// `--max-body-bytes`: an HTTP body, or one gRPC message.
+    /// `--max-body-bytes`: an HTTP body, or one gRPC message; those of the Open Inference Protocol that carry tensors may
+    /// have more (see [`oip::message_limit`]).
     pub max_body_bytes: usize,
     /// `--max-images-per-request`.
     pub max_images_per_request: usize,
@@ -135,6 +137,30 @@ struct Core {
     lost: AtomicUsize,
     /// See [`streamed`].
     streamed: Arc<Semaphore>,
+    /// For [`Core::blocking`].
+    cores: Arc<Semaphore>,
+}
+
+impl Core {
+    /// Runs what would hold up a worker of the runtime (megabytes of text, of numbers, of compressed data), as many at a
+    /// time as there are cores. A caller who leaves while others run has cost nothing; what runs is run to its end.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let failed = |error: &dyn std::fmt::Display| Error::new(Code::Internal, error.to_string());
+        let turn = Arc::clone(&self.cores).acquire_owned().await;
+        let turn = turn.map_err(|error| failed(&error))?;
+        let done = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            work()
+        });
+        done.await.map_err(|error| failed(&error))?
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 impl Server {
@@ -181,6 +207,7 @@ impl Server {
             cut: CancellationToken::new(),
             lost: AtomicUsize::new(0),
             streamed: Arc::new(Semaphore::new(streamed)),
+            cores: Arc::new(Semaphore::new(cores())),
         });
         let tasks = TaskTracker::new();
         let http = http::router(&core);

@@ -175,6 +175,10 @@ impl Classify for Classifier {
         Box::pin(self.answer(admission, request, unanswered))
     }
 
+    fn largest_input(&self) -> usize {
+        self.models.largest_input()
+    }
+
     fn models(&self) -> Vec<ModelStatus> {
         self.models.list()
     }
@@ -240,6 +244,7 @@ impl Classifier {
         let Request {
             inputs,
             priority,
+            whole,
             deadline,
             ..
         } = request;
@@ -248,9 +253,12 @@ impl Classifier {
         drop(admission);
         let mut results = Vec::with_capacity(pending.len());
         let mut timing = Timing::default();
-        for image in pending {
+        for (index, image) in pending.into_iter().enumerate() {
             let result = image.scores().await;
             unanswered.answered(&result);
+            if let (Err(error), true) = (&result, whole) {
+                return Err(error.clone().of_image(index));
+            }
             results.push(result.map(|(scores, times)| {
                 timing.widen(&times);
                 scores
@@ -330,8 +338,8 @@ fn no_images() -> Error {
     )
 }
 
-/// Images of a request that have not ended. Those left when it is dropped were withdrawn: by a caller that went away, or
-/// by a protocol whose own timer noticed the deadline first.
+/// Images of a request that have not ended. Those left when it is dropped were withdrawn: by a caller that went away, by
+/// a protocol whose own timer noticed the deadline first, or because another image failed the whole request.
 struct Unanswered {
     metrics: Arc<ModelMetrics>,
     images: usize,
@@ -356,7 +364,10 @@ impl Unanswered {
             Err(error) => match error.code {
                 Code::DeadlineExceeded => RejectReason::Deadline,
                 Code::ImageTooLarge => RejectReason::TooLarge,
-                Code::UnsupportedImage | Code::UndecodableImage => RejectReason::InvalidImage,
+                // the last is a tensor whose logits overflow
+                Code::UnsupportedImage | Code::UndecodableImage | Code::InvalidRequest => {
+                    RejectReason::InvalidImage
+                }
                 _ => return,
             },
         };

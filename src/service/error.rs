@@ -18,7 +18,7 @@ pub enum Code {
     MethodNotAllowed,
     /// 408 DEADLINE_EXCEEDED: no part of the body came for --body-timeout
     BodyTimeout,
-    /// 413 RESOURCE_EXHAUSTED: a body over --max-body-bytes
+    /// 413 RESOURCE_EXHAUSTED: a body over --max-body-bytes, or what tensors need if that is more
     BodyTooLarge,
     /// 413 INVALID_ARGUMENT: an image over --max-image-pixels
     ImageTooLarge,
@@ -99,6 +99,17 @@ impl Error {
     /// A request that is not what it must be.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(Code::InvalidRequest, message)
+    }
+
+    /// Says which image of a request the error is about, where it is about one.
+    pub(super) fn of_image(self, index: usize) -> Self {
+        match self.code {
+            Code::UnsupportedImage | Code::UndecodableImage | Code::ImageTooLarge => Self {
+                message: format!("image {index}: {}", self.message),
+                ..self
+            },
+            _ => self,
+        }
     }
 
     pub(super) fn retry_after(self, wait: Duration) -> Self {

@@ -43,6 +43,9 @@ pub trait Classify: Send + Sync + 'static {
     /// Scores the images under an admission. Dropping the future withdraws the images still queued.
     fn infer(&self, admission: Admission, request: Request) -> BoxFuture<'_, Result<Reply, Error>>;
 
+    /// Values of the largest image that a serving model takes as a tensor; 0 where none serves.
+    fn largest_input(&self) -> usize;
+
     /// Every model known, serving or not, in the order of registration; the first is the default unless one is named.
     fn models(&self) -> Vec<ModelStatus>;
 
@@ -78,6 +81,8 @@ pub struct Request {
     /// 1 to --max-images-per-request (the protocol checks the number and resizes the admission).
     pub inputs: Vec<Input>,
     pub priority: Priority,
+    /// The first image that fails fails the request, and the others are withdrawn.
+    pub whole: bool,
     /// When the request came in; `timing.total` counts from here.
     pub received: Instant,
     pub deadline: Instant,
@@ -86,7 +91,8 @@ pub struct Request {
 #[derive(Clone, Debug)]
 pub struct Reply {
     pub model: Arc<ServedModel>,
-    /// One per image, in order. At least one is `Ok`; a request whose images all fail is the first one's error.
+    /// One per image, in order. At least one is `Ok`, of a `whole` request all are; a request whose images all fail is the
+    /// first one's error.
     pub results: Vec<Result<Scores, Error>>,
     pub timing: Timing,
 }

@@ -197,6 +197,12 @@ impl Models {
         }
     }
 
+    pub(super) fn largest_input(&self) -> usize {
+        let table = self.read();
+        let ready = table.iter().flat_map(ModelStatus::ready);
+        ready.map(|model| model.input.elements()).max().unwrap_or(0)
+    }
+
     pub(super) fn list(&self) -> Vec<ModelStatus> {
         self.read().clone()
     }

@@ -177,6 +177,7 @@ fn request(images: Vec<Bytes>, deadline: Duration) -> Request {
     Request {
         inputs: images.into_iter().map(Input::Encoded).collect(),
         priority: Priority::default(),
+        whole: false,
         received,
         deadline: received + deadline,
     }

@@ -78,6 +78,11 @@ def test_classification_gives_the_best_classes_of_both_outputs(api, count):
         assert classes(result.as_numpy(name)[0]) == [(scores[i], i, LABELS[i]) for i in best]
 
 
+def test_classification_gives_no_more_classes_than_there_are(api):
+    result = api.infer(tensors(1), outputs=api.outputs("logits", class_count=CLASSES + 1))
+    assert result.as_numpy("logits").shape == (1, CLASSES)
+
+
 def test_classification_is_of_datatype_bytes_for_every_image(api):
     result = api.infer(tensors(4), outputs=api.outputs("logits", class_count=2))
     (output,) = api.response(result)["outputs"]
@@ -141,7 +146,7 @@ def test_a_generous_timeout_changes_nothing(api):
     assert same_bits(with_timeout, api.infer(tensors(1)).as_numpy("logits"))
 
 
-@pytest.mark.parametrize("priority", [1, 5, 10])
+@pytest.mark.parametrize("priority", [1, 5, 10, 11])
 def test_every_priority_is_served(api, priority):
     with_priority = api.infer(tensors(1), priority=priority).as_numpy("logits")
     assert same_bits(with_priority, api.infer(tensors(1)).as_numpy("logits"))

@@ -219,3 +219,76 @@ async fn a_stream_answers_in_order_and_outlives_an_error() {
         answers[1].error_message
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_fails_fails_its_request_and_every_image_is_counted_once() {
+    let server = TestServer::start().await;
+    let sent = |images: &[Vec<u8>]| bytes_request(images).to_string().into_bytes();
+    let two = post(&server, "m", &[], sent(&[png(RED), png(BLUE)])).await;
+    assert_eq!(two.status(), 200);
+    let broken = post(
+        &server,
+        "m",
+        &[],
+        sent(&[png(RED), b"no image".into(), png(BLUE)]),
+    )
+    .await;
+    assert_eq!(broken.status(), 422);
+    let error: Value = broken.json().await.unwrap();
+    let error = error["error"].as_str().unwrap();
+    assert!(error.starts_with("image 1: "), "{error}");
+    let overflowing = raw_request("m", "FP32", &[1, 3, 8, 8], le_bytes(&[f32::MAX; 192]));
+    let status = grpc(&server)
+        .await
+        .model_infer(overflowing)
+        .await
+        .unwrap_err();
+    assert!(status.message().contains("not finite"), "{status}");
+
+    let requests =
+        |code| server.metric("resnetd_requests_total", &[("code", code), ("model", "m")]);
+    let counts = ["ok", "undecodable_image", "invalid_request"].map(requests);
+    assert_eq!(counts, [1.0, 1.0, 1.0]);
+    let images = server.metric("resnetd_images_total", &[]);
+    let rejected = |reason| server.metric("resnetd_rejected_total", &[("reason", reason)]);
+    // of the three images one was answered before the second failed, and the third withdrawn
+    assert_eq!(images, 3.0);
+    assert_eq!(
+        (rejected("invalid_image"), rejected("cancelled")),
+        (2.0, 1.0)
+    );
+
+    let answer = reqwest::get(server.url("/v2/models/m/stats"))
+        .await
+        .unwrap();
+    let answer: Value = answer.json().await.unwrap();
+    let statistics = &answer["model_stats"][0]["inference_stats"];
+    let counts = ["success", "fail", "queue", "compute_infer"].map(|of| &statistics[of]["count"]);
+    assert_eq!(counts, [1, 2, 1, 1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sizes_that_one_input_may_leave_out() {
+    let server = TestServer::start().await;
+    let photo = png(GREEN);
+    let values = le_bytes(&tensor(GREEN));
+    let mut answers = Vec::new();
+    for (datatype, shape, data) in [
+        ("BYTES", json!([1]), &photo),
+        ("FP32", json!([1, 3, 8, 8]), &values),
+    ] {
+        let header = json!({
+            "inputs": [{"name": "input", "datatype": datatype, "shape": shape}],
+            "outputs": [{"name": "logits", "parameters": {"classification": 9}}],
+        });
+        let header = header.to_string().into_bytes();
+        let length = header.len().to_string();
+        let body = [&header, data.as_slice()].concat();
+        let answer = post(&server, "m", &[(HEADER_LENGTH, &length)], body).await;
+        let (answer, _) = parts(answer).await;
+        // no more classes than there are
+        assert_eq!(answer["outputs"][0]["shape"], json!([1, 3]));
+        answers.push(answer["outputs"][0]["data"].clone());
+    }
+    assert_eq!(answers[0], answers[1]);
+}

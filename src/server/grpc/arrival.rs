@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::Instrument;
 
-use super::convert;
 use super::ending::Ending;
 use super::messages::Messages;
+use super::{convert, v2};
 use crate::server::ask::{self, Clock, Held};
 use crate::server::connection::Going;
 use crate::server::guard::{Guarded, cause};
@@ -26,8 +26,6 @@ use crate::telemetry::Protocol;
 
 const CLASSIFY: &str = "/resnetd.v1.Classifier/Classify";
 const CLASSIFY_STREAM: &str = "/resnetd.v1.Classifier/ClassifyStream";
-const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
-const INFER_STREAM: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
 const LOAD: &str = "/inference.GRPCInferenceService/RepositoryModelLoad";
 /// A model may have to be fetched from the hub.
 const LOADING: Duration = Duration::from_secs(3600);
@@ -96,8 +94,8 @@ pub(super) async fn layer(State(core): State<Arc<Core>>, request: Request, next:
     let (is_unary, limit) = match request.uri().path() {
         CLASSIFY => (true, core.config.max_body_bytes),
         CLASSIFY_STREAM => (false, core.config.max_body_bytes),
-        INFER => (true, oip::message_limit(&core)),
-        INFER_STREAM => (false, oip::message_limit(&core)),
+        v2::INFER => (true, oip::message_limit(&core)),
+        v2::INFER_STREAM => (false, oip::message_limit(&core)),
         _ => return other(&core, request, next).await,
     };
     let given = request.headers().get("x-request-id");
@@ -193,6 +191,10 @@ async fn unary(
     let record = Record::new(core, Protocol::Grpc);
     let taken = wanted_timeout(request.headers())
         .and_then(|wanted| Ok((wanted, ask::hold(core, (None, None), true, &record)?)));
+    if request.uri().path() == v2::INFER {
+        // the default, at which room is held, has nothing to do with it
+        record.model(None);
+    }
     let (wanted, room) = match taken {
         Ok(taken) => taken,
         Err(error) => {

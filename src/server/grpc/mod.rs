@@ -9,7 +9,7 @@ mod ending;
 mod messages;
 mod service;
 mod stream;
-mod v2;
+pub(super) mod v2;
 
 use std::sync::Arc;
 

@@ -29,6 +29,16 @@ use crate::service::Error;
 use crate::telemetry::Protocol;
 use pb::grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer};
 
+pub(super) const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
+pub(super) const INFER_STREAM: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
+/// Bytes of a message of the other calls, which name a thing or two.
+const SMALL_MESSAGE: usize = 64 << 10;
+
+/// Whether a call is an infer request, or a stream of them.
+pub(in crate::server) fn carries_tensors(path: &str) -> bool {
+    path == INFER || path == INFER_STREAM
+}
+
 type Generated = GrpcInferenceServiceServer<Service>;
 
 pub(super) struct Service {
@@ -59,11 +69,16 @@ impl tower::Service<http::Request<Body>> for Server {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        Generated::from_arc(Arc::clone(&self.0))
-            .accept_compressed(Gzip)
-            .accept_compressed(Deflate)
-            .max_decoding_message_size(oip::message_limit(&self.0.core))
-            .call(request)
+        let server = Generated::from_arc(Arc::clone(&self.0));
+        let mut server = if carries_tensors(request.uri().path()) {
+            server
+                .accept_compressed(Gzip)
+                .accept_compressed(Deflate)
+                .max_decoding_message_size(oip::message_limit(&self.0.core))
+        } else {
+            server.max_decoding_message_size(SMALL_MESSAGE)
+        };
+        server.call(request)
     }
 }
 

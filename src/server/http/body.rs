@@ -14,7 +14,8 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use serde::Deserialize;
 
-use crate::server::ask::{Ask, blocking};
+use crate::server::Core;
+use crate::server::ask::Ask;
 use crate::server::guard::cause;
 use crate::service::{Code, Error};
 
@@ -90,15 +91,16 @@ impl Params {
     }
 }
 
-/// Reads the body. More than `max_images` are refused: of a form before the next is held, of JSON (held whole anyway)
+/// Reads the body. More images than allowed are refused: of a form before the next is held, of JSON (held whole anyway)
 /// before the first is decoded.
 pub(super) async fn read(
+    core: &Core,
     form: Form,
     params: Params,
     parts: Parts,
     body: Body,
-    max_images: usize,
 ) -> Result<Ask, Error> {
+    let max_images = core.config.max_images_per_request;
     let mut ask = Ask {
         images: Vec::new(),
         model: params.model,
@@ -108,7 +110,9 @@ pub(super) async fn read(
         Form::Image | Form::Bytes => {
             let bytes = collect(body).await?;
             if is_json(&bytes) {
-                let parsed = blocking(move || parse_json(&bytes, max_images)).await?;
+                let parsed = core
+                    .blocking(move || parse_json(&bytes, max_images))
+                    .await?;
                 ask.images = parsed.images;
                 agree("model", &mut ask.model, parsed.model)?;
                 agree("top_k", &mut ask.top_k, parsed.top_k)?;
@@ -177,6 +181,8 @@ fn is_json(body: &[u8]) -> bool {
 
 fn parse_json(json: &[u8], max_images: usize) -> Result<Ask, Error> {
     let request: JsonRequest<'_> = serde_json::from_slice(json).map_err(|error| {
+        // the error may quote what the caller wrote, however long that is
+        let error: String = error.to_string().chars().take(300).collect();
         Error::invalid(format!(
             "the body is not the JSON expected: {error}; send {{\"images\":[{{\"b64\":\"...\"}}],\"model\":\"...\",\"top_k\":5}}"
         ))

@@ -50,9 +50,8 @@ async fn answer(core: &Core, request: Request, record: &Record) -> Result<Classi
         form != Form::Image,
         record,
     )?;
-    let max_images = core.config.max_images_per_request;
     let question = clock
-        .within(body::read(form, params, parts, body, max_images))
+        .within(body::read(core, form, params, parts, body))
         .await?;
     ask::ask(core, Some(room), clock, question, record).await
 }

@@ -15,9 +15,9 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{Router, get, post};
 
+use super::Core;
 use super::guard::Guarded;
 use super::record::request_id;
-use super::{Core, oip};
 use crate::service::{Code, Error};
 use reply::Failure;
 
@@ -50,8 +50,9 @@ async fn envelope(State(core): State<Arc<Core>>, request: Request, next: Next) -
     let given = parts.headers.get(REQUEST_ID);
     let id = request_id(given.and_then(|id| id.to_str().ok()));
     parts.extensions.insert(RequestId(id.clone()));
-    let limit = if v2::infers(parts.uri.path()) {
-        oip::message_limit(&core)
+    let path = parts.uri.path();
+    let limit = if path.starts_with("/v2/") {
+        v2::body_limit(&core, path)
     } else {
         core.config.max_body_bytes
     };

@@ -9,7 +9,7 @@ use super::tensor::{self, Tensor};
 use crate::server::Core;
 use crate::server::ask::{self, Clock, Held};
 use crate::server::record::Record;
-use crate::service::{Code, Error, Request, Scores, ServedModel};
+use crate::service::{Error, Request, ServedModel};
 
 /// A request as its protocol understood it.
 #[derive(Debug, Default)]
@@ -57,7 +57,8 @@ pub(in crate::server) async fn infer(
     let outputs = outputs::wanted(&outputs, &parameters, model.labels.len())?;
     let image = [model.input.channels, model.input.height, model.input.width];
     let max_images = core.config.max_images_per_request;
-    let inputs = ask::blocking(move || tensor::images(inputs, image, max_images)).await?;
+    let inputs = core.blocking(move || tensor::images(inputs, image, max_images));
+    let inputs = clock.within(inputs).await?;
     record.images(inputs.len());
 
     let timeout = schedule
@@ -66,15 +67,14 @@ pub(in crate::server) async fn infer(
     let request = Request {
         inputs,
         priority: schedule.priority,
+        whole: true,
         received: clock.received,
         deadline: timeout.map_or(clock.deadline, |at| at.min(clock.deadline)),
     };
-    let reply = ask::infer(core, held, model, request, record).await;
-    // where all images fail, the error is the first one's
-    let reply = reply.map_err(|error| of_image(0, error))?;
-    let scores = every(reply.results)?;
+    let reply = ask::infer(core, held, model, request, record).await?;
+    let scores = reply.results.into_iter().collect::<Result<Vec<_>, _>>()?;
     let model = Arc::clone(&reply.model);
-    let outputs = ask::blocking(move || {
+    let outputs = core.blocking(move || {
         let tensors = outputs
             .into_iter()
             .map(|output| output.tensor(&scores, &model));
@@ -85,22 +85,4 @@ pub(in crate::server) async fn infer(
         model: reply.model,
         id,
     })
-}
-
-/// The scores of all images, or the first error.
-fn every(results: Vec<Result<Scores, Error>>) -> Result<Vec<Scores>, Error> {
-    let numbered = results.into_iter().enumerate();
-    let scores = numbered.map(|(index, result)| result.map_err(|error| of_image(index, error)));
-    scores.collect()
-}
-
-/// Says which image an error is about, where it is about one.
-fn of_image(index: usize, error: Error) -> Error {
-    match error.code {
-        Code::UnsupportedImage | Code::UndecodableImage | Code::ImageTooLarge => Error {
-            message: format!("image {index} of the input: {}", error.message),
-            ..error
-        },
-        _ => error,
-    }
 }

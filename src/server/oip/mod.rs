@@ -13,7 +13,7 @@ mod tensor;
 pub(super) use infer::{Answer, Infer, infer};
 pub(super) use outputs::{Tensor as OutputTensor, Values};
 pub(super) use parameters::{Parameters, Value, check_load, check_unload};
-pub(super) use tensor::{Data, Tensor, frame};
+pub(super) use tensor::{Data, Tensor};
 
 use crate::server::Core;
 
@@ -26,15 +26,14 @@ const HEADER_ROOM: usize = 64 << 10;
 /// Bytes that an infer request may have: what `--max-images-per-request` images need as tensors of the largest model
 /// served, and never less than `--max-body-bytes`.
 pub(super) fn message_limit(core: &Core) -> usize {
-    let models = core.classify.models();
-    let ready = models.iter().flat_map(|model| model.ready());
-    let tensor = |values: usize| {
-        let bytes = values.saturating_mul(size_of::<f32>());
-        bytes.saturating_mul(core.config.max_images_per_request)
-    };
-    let largest = ready.map(|model| tensor(model.input.elements())).max();
-    let needed = largest.map_or(0, |bytes| bytes.saturating_add(HEADER_ROOM));
-    needed.max(core.config.max_body_bytes)
+    let image = core
+        .classify
+        .largest_input()
+        .saturating_mul(size_of::<f32>());
+    let tensor = image.saturating_mul(core.config.max_images_per_request);
+    tensor
+        .saturating_add(HEADER_ROOM)
+        .max(core.config.max_body_bytes)
 }
 
 /// A caller's text in an error's sentence: quoted, and no longer than a name could be.
@@ -43,6 +42,6 @@ fn shown(text: &str) -> String {
 }
 
 /// Versions that are not given are empty.
-fn given(text: &str) -> Option<&str> {
+pub(super) fn given(text: &str) -> Option<&str> {
     Some(text).filter(|text| !text.is_empty())
 }

@@ -1,7 +1,8 @@
 //! The output tensors: which ones a request wants, and their values.
 
 use super::parameters::{self, Parameters};
-use super::{frame, shown};
+use super::shown;
+use super::tensor::frame;
 use crate::service::{Error, Scores, ServedModel};
 
 /// What a model says of an image, one number a class.
@@ -57,7 +58,7 @@ impl Kind {
 /// What the request's list of outputs and its parameters ask for; both tensors where the list is empty.
 ///
 /// # Errors
-/// For unknown names, names given twice, and more classes than the model has.
+/// For unknown names and names given twice.
 pub(super) fn wanted(
     requested: &[Requested],
     parameters: &Parameters,
@@ -87,15 +88,10 @@ pub(super) fn wanted(
             )));
         }
         let wanted = parameters::wanted(parameters)?;
-        if wanted.classification > classes {
-            return Err(Error::invalid(format!(
-                "the parameter classification of {name} is {}, but the model has {classes} classes",
-                wanted.classification
-            )));
-        }
         outputs.push(Output {
             kind,
-            classification: wanted.classification,
+            // as Triton does
+            classification: wanted.classification.min(classes),
             binary: wanted.binary.unwrap_or(all_binary),
         });
     }

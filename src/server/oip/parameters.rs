@@ -29,26 +29,22 @@ pub(super) struct Schedule {
 }
 
 /// # Errors
-/// For a timeout or priority that is none, and for sequences.
+/// For a timeout or priority that is no number, and for sequences.
 pub(super) fn schedule(parameters: &Parameters) -> Result<Schedule, Error> {
     let mut schedule = Schedule::default();
     for (name, value) in parameters {
         match (name.as_str(), value) {
-            ("timeout", Value::Int(0)) | ("priority", Value::Int(0)) => {}
+            ("timeout", Value::Int(0)) => {}
             ("timeout", value) => {
                 let us = unsigned(value);
                 let us = us.ok_or_else(|| expected(name, value, "microseconds, at least 0"))?;
                 schedule.timeout = Some(Duration::from_micros(us));
             }
             ("priority", value) => {
-                let level = unsigned(value).and_then(Priority::new);
-                schedule.priority = level.ok_or_else(|| {
-                    let levels = format!(
-                        "0 for the default or 1 (the highest) to {}",
-                        Priority::LEVELS
-                    );
-                    expected(name, value, &levels)
-                })?;
+                let level = unsigned(value);
+                let level = level.ok_or_else(|| expected(name, value, "a level, 1 the highest"))?;
+                // a level that there is not is the default, as in Triton
+                schedule.priority = Priority::new(level).unwrap_or_default();
             }
             ("sequence_id" | "sequence_start" | "sequence_end", value) if is_set(value) => {
                 return Err(Error::invalid(format!(

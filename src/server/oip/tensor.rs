@@ -144,6 +144,7 @@ fn encoded(tensor: Tensor, max_images: usize) -> Result<Vec<Input>, Error> {
     let elements = match tensor.data {
         Data::Elements(elements) => elements,
         Data::Raw(bytes) => unframe(bytes, images)?,
+        Data::Floats(values) if values.is_empty() => Vec::new(),
         Data::Floats(_) => {
             return Err(Error::invalid(
                 "the data of the input is numbers, but its datatype is BYTES",
@@ -190,7 +191,7 @@ fn unframe(mut bytes: Bytes, count: usize) -> Result<Vec<Bytes>, Error> {
 }
 
 /// The reverse of [`unframe`].
-pub(in crate::server) fn frame<'a>(elements: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
+pub(super) fn frame<'a>(elements: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for element in elements {
         // labels and numbers, far below 4 GiB

@@ -46,9 +46,7 @@ impl Encoding {
         let message =
             || format!("content-encoding is {name:?}; gzip, deflate and identity are understood");
         let encoding = Self::named(name);
-        encoding
-            .map(Some)
-            .ok_or_else(|| Error::new(Code::InvalidRequest, message()))
+        encoding.map(Some).ok_or_else(|| Error::invalid(message()))
     }
 
     /// What the caller would rather have than the plain answer: the first it names with the highest weight.
@@ -86,7 +84,7 @@ impl Encoding {
                 "the body is not {} as content-encoding says: {error}",
                 self.name()
             );
-            return Err(Error::new(Code::InvalidRequest, message));
+            return Err(Error::invalid(message));
         }
         if plain.len() > limit {
             let message =

@@ -45,26 +45,29 @@ async fn answer(
     let (parts, body) = request.into_parts();
     let headers = &parts.headers;
     let clock = start(core, headers)?;
-    let version = Some(named.version.as_str()).filter(|version| !version.is_empty());
-    let held = ask::hold(core, (Some(&named.name), version), false, record)?;
+    let wanted = (Some(named.name.as_str()), oip::given(&named.version));
+    let held = ask::hold(core, wanted, false, record)?;
     let encoding = Encoding::of(headers)?;
     let header_length = request::header_length(headers)?;
     let accepted = Encoding::accepted(headers);
 
-    let body = clock.within(collect(body)).await?;
     let limit = oip::message_limit(core);
-    let read = ask::blocking(move || {
-        let body = match encoding {
-            Some(encoding) => encoding.decode(&body, limit)?,
-            None => body,
-        };
-        request::read(body, header_length)
-    });
+    let read = async {
+        let body = collect(body).await?;
+        let read = core.blocking(move || {
+            let body = match encoding {
+                Some(encoding) => encoding.decode(&body, limit)?,
+                None => body,
+            };
+            request::read(body, header_length)
+        });
+        read.await
+    };
     let infer = Infer {
         model: named.name,
         version: named.version,
-        ..read.await?
+        ..clock.within(read).await?
     };
     let answer = oip::infer(core, Some(held), clock, infer, record).await?;
-    ask::blocking(move || reply::write(&answer, accepted)).await
+    core.blocking(move || reply::write(&answer, accepted)).await
 }

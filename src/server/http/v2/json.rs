@@ -10,10 +10,14 @@ use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::server::oip::{Data, Parameters, Value};
-use crate::service::{Code, Error};
+use crate::service::Error;
 
 /// Parameters of one object; more say nothing.
 const MAX_PARAMETERS: usize = 64;
+/// Texts of a tensor; far more than a request may have images.
+const MAX_ELEMENTS: usize = 1 << 16;
+/// Characters of an error.
+const MAX_WORDS: usize = 300;
 /// Depth to which a tensor's values may be nested.
 const MAX_RANK: usize = 8;
 
@@ -35,8 +39,11 @@ pub(super) fn parse<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Error> 
                 Err(error) => error.to_string(),
             },
         };
-        let message = format!("the JSON of the request is not what is expected: {error}");
-        Err(Error::new(Code::InvalidRequest, message))
+        // the error may quote what the caller wrote, however long that is
+        let error: String = error.chars().take(MAX_WORDS).collect();
+        Err(Error::invalid(format!(
+            "the JSON of the request is not what is expected: {error}"
+        )))
     })
 }
 
@@ -229,6 +236,9 @@ impl<'de> Visitor<'de> for Level<'_> {
     }
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
+        if self.reading.elements.len() == MAX_ELEMENTS {
+            return Err(E::custom(format!("more than {MAX_ELEMENTS} texts")));
+        }
         let element = STANDARD.decode(text).map_err(|error| {
             E::custom(format!(
                 "the element is not base64: {error}; texts in JSON are base64, as encoded images are no UTF-8"

@@ -22,8 +22,11 @@ use serde_json::json;
 use super::body::collect;
 use super::reply::Failure;
 use crate::server::Core;
-use crate::server::oip::{Parameters, check_load, check_unload, describe};
+use crate::server::ask::Clock;
+use crate::server::oip::{self, Parameters, check_load, check_unload, describe};
 use crate::service::{Code, Error};
+
+const SMALL_BODY: usize = 64 << 10;
 
 /// A model and version in a path; the version is empty where the path has none.
 #[derive(Debug, Deserialize)]
@@ -51,6 +54,15 @@ pub(super) fn router() -> Router<Arc<Core>> {
             .route(&format!("{model}/infer"), post(infer::infer));
     }
     router
+}
+
+/// Bytes that a body below `/v2` may have; those of calls that are not infer requests name a thing or two.
+pub(super) fn body_limit(core: &Core, path: &str) -> usize {
+    if infers(path) {
+        oip::message_limit(core)
+    } else {
+        SMALL_BODY
+    }
 }
 
 /// Whether a path is one of an infer request.
@@ -81,10 +93,8 @@ async fn live() -> Response {
 }
 
 async fn ready(State(core): State<Arc<Core>>) -> Response {
-    yes_or_no(
-        json!({"ready": core.classify.is_ready()}),
-        core.classify.is_ready(),
-    )
+    let ready = core.classify.is_ready();
+    yes_or_no(json!({"ready": ready}), ready)
 }
 
 async fn model_ready(State(core): State<Arc<Core>>, named: Named) -> Response {
@@ -124,7 +134,7 @@ async fn index(State(core): State<Arc<Core>>, body: Body) -> Response {
     struct Index {
         ready: bool,
     }
-    let asked = optional::<Index>(body).await;
+    let asked = optional::<Index>(&core, body).await;
     shown(asked.map(|asked| describe::index(&core, asked.ready).models))
 }
 
@@ -138,7 +148,7 @@ struct Control {
 
 async fn load(State(core): State<Arc<Core>>, named: Named, body: Body) -> Response {
     let loaded = async {
-        let control = optional::<Control>(body).await?;
+        let control = optional::<Control>(&core, body).await?;
         check_load(control.parameters.iter().map(|(name, _)| name.as_str()))?;
         core.classify.load(&named.name).await
     };
@@ -147,16 +157,20 @@ async fn load(State(core): State<Arc<Core>>, named: Named, body: Body) -> Respon
 
 async fn unload(State(core): State<Arc<Core>>, named: Named, body: Body) -> Response {
     let unloaded = async {
-        let control = optional::<Control>(body).await?;
+        let control = optional::<Control>(&core, body).await?;
         check_unload(&control.parameters)?;
         core.classify.unload(&named.name).await
     };
     done(unloaded.await)
 }
 
-/// A body that may be left out.
-async fn optional<T: Default + for<'a> Deserialize<'a>>(body: Body) -> Result<T, Error> {
-    let body: Bytes = collect(body).await?;
+/// A small body that may be left out.
+async fn optional<T: Default + for<'a> Deserialize<'a>>(
+    core: &Core,
+    body: Body,
+) -> Result<T, Error> {
+    let clock = Clock::start(None, core.config.request_timeout);
+    let body: Bytes = clock.within(collect(body)).await?;
     if body.is_empty() {
         return Ok(T::default());
     }

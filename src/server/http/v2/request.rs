@@ -5,7 +5,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::json::{self, Short, Values};
-use crate::server::oip::{Data, Infer, Parameters, Tensor, Value, frame};
+use crate::server::oip::{Data, INPUT, Infer, Parameters, Tensor, Value};
 use crate::service::Error;
 
 /// Bytes of JSON at the beginning of the body; the rest is binary data.
@@ -68,7 +68,7 @@ pub(super) fn header_length(headers: &HeaderMap) -> Result<Option<usize>, Error>
 /// Names the field that is wrong.
 pub(super) fn read(body: Bytes, header_length: Option<usize>) -> Result<Infer, Error> {
     match header_length {
-        Some(0) => Ok(raw(&body)),
+        Some(0) => Ok(raw(body)),
         Some(length) if length > body.len() => Err(Error::invalid(format!(
             "{HEADER_LENGTH} is {length}, but the body has {} bytes",
             body.len()
@@ -79,15 +79,15 @@ pub(super) fn read(body: Bytes, header_length: Option<usize>) -> Result<Infer, E
 }
 
 /// The body is one encoded image; its answer is in binary form.
-fn raw(body: &[u8]) -> Infer {
+fn raw(body: Bytes) -> Infer {
     Infer {
         parameters: vec![("binary_data_output".to_owned(), Value::Bool(true))],
         inputs: vec![Tensor {
-            name: crate::server::oip::INPUT.to_owned(),
+            name: INPUT.to_owned(),
             datatype: "BYTES".to_owned(),
             shape: vec![1],
             parameters: Parameters::new(),
-            data: Data::Raw(frame([body]).into()),
+            data: Data::Elements(vec![body]),
         }],
         ..Infer::default()
     }
@@ -98,6 +98,20 @@ fn with_binary(json: &[u8], mut binary: Bytes) -> Result<Infer, Error> {
     let mut inputs = Vec::new();
     for input in request.inputs.0 {
         inputs.push(input.tensor(&mut binary)?);
+    }
+    // as OpenVINO Model Server has it: one input may leave out its size, and one image its length
+    if let [
+        tensor @ Tensor {
+            data: Data::None, ..
+        },
+    ] = inputs.as_mut_slice()
+        && !binary.is_empty()
+    {
+        let rest = std::mem::take(&mut binary);
+        tensor.data = match tensor.datatype.as_str() {
+            "BYTES" => Data::Elements(vec![rest]),
+            _ => Data::Raw(rest),
+        };
     }
     if !binary.is_empty() {
         return Err(Error::invalid(format!(
