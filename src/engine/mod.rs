@@ -19,6 +19,12 @@ pub trait Engine: Send {
     /// What runs, for `resnetd_model_info` and `bench`.
     fn info(&self) -> &EngineInfo;
 
+    /// The batch sizes up to `max_batch` from which on something else is computed than below, ascending; the first is 1.
+    fn buckets(&self, max_batch: usize) -> Vec<usize> {
+        let _ = max_batch;
+        vec![1]
+    }
+
     /// Computes the logits of a batch.
     ///
     /// `input` is `[batch, c, h, w]` of the graph's input shape, `logits` is `[batch, classes]`; both row-major.

@@ -45,6 +45,7 @@ fn weights(classes: usize) -> Vec<u8> {
 fn load_folder(path: &Path) -> Result<LoadedModel, RepositoryError> {
     let spec = ModelSpec {
         name: "net".to_owned(),
+        version: None,
         source: Source::Folder(path.to_owned()),
     };
     load(&spec, &Config::default())

@@ -249,6 +249,9 @@ fn every_flag_has_its_variable() {
     for flag in flags {
         let name = flag
             .trim_start_matches('-')
+            .split('[')
+            .next()
+            .unwrap()
             .replace('-', "_")
             .to_uppercase();
         assert!(

@@ -1,6 +1,8 @@
 //! The plan of one network on one instruction set: a layout and a buffer for each value, a prepared kernel for each
 //! layer. Weights are packed here and the originals dropped.
 
+use std::collections::BTreeSet;
+
 use super::buckets::Buckets;
 use super::choose;
 use super::passes::{self, Fused, Layer, LayerOp};
@@ -64,6 +66,15 @@ impl Plan {
             steps.push(step(layer, output, &places, token)?);
         }
         Ok(Self { steps, buffers })
+    }
+
+    /// The batch sizes from which on a layer is computed in another way, and 1; ascending.
+    pub(super) fn buckets(&self) -> BTreeSet<usize> {
+        let starts = self.steps.iter().filter_map(|step| match &step.kernel {
+            Kernel::Conv(conv) => Some(conv.starts()),
+            _ => None,
+        });
+        starts.flatten().chain([1]).collect()
     }
 }
 
