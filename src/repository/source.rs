@@ -141,9 +141,8 @@ pub(super) fn is_word(text: &str, longest: usize) -> bool {
 /// # Errors
 /// When `dir` cannot be read.
 pub fn scan(dir: &Path) -> Result<Vec<ModelSpec>, RepositoryError> {
-    let folders = folders(dir).map_err(|e| {
-        RepositoryError::file(dir, format!("cannot read the model directory: {e}"))
-    })?;
+    let folders = folders(dir)
+        .map_err(|e| RepositoryError::file(dir, format!("cannot read the model directory: {e}")))?;
     let specs = folders.into_iter().map(|(name, path)| ModelSpec {
         name,
         version: None,

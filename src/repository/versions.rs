@@ -64,9 +64,7 @@ pub(super) fn check_version(version: &str) -> Result<(), String> {
     if source::is_word(version, 64) {
         return Ok(());
     }
-    Err(
-        "version has characters other than A-Z a-z 0-9 . _ - or is not 1 to 64 of them".to_owned(),
-    )
+    Err("version has characters other than A-Z a-z 0-9 . _ - or is not 1 to 64 of them".to_owned())
 }
 
 /// The order of versions as people count: runs of digits are numbers, so that `2` is older than `10`, and `v9` than
@@ -149,3 +147,6 @@ impl Stamp {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

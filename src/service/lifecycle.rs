@@ -234,7 +234,11 @@ impl LifeCycle {
     }
 
     /// Loads one version and returns its name.
-    fn load_version(&self, spec: &ModelSpec, config: &repository::Config) -> Result<String, String> {
+    fn load_version(
+        &self,
+        spec: &ModelSpec,
+        config: &repository::Config,
+    ) -> Result<String, String> {
         let started = Instant::now();
         // a panic must not leave the model loading for ever, nor end the watch
         let loaded = catch_unwind(AssertUnwindSafe(|| {

@@ -117,7 +117,10 @@ impl ModelStatus {
     }
 
     /// Takes away the rows that are not kept and returns what served in them.
-    pub(super) fn retain(&mut self, keep: impl Fn(&VersionStatus) -> bool) -> Vec<Arc<ServedModel>> {
+    pub(super) fn retain(
+        &mut self,
+        keep: impl Fn(&VersionStatus) -> bool,
+    ) -> Vec<Arc<ServedModel>> {
         let gone = self.versions.extract_if(.., |row| !keep(row));
         gone.filter_map(|row| row.ready().cloned()).collect()
     }

@@ -110,7 +110,10 @@ impl Watcher {
     /// What serves goes on; it is logged once.
     fn cannot_read(&self, unread: &mut HashSet<String>, model: &str, error: &str) {
         if !self.unread.contains(model) {
-            tracing::warn!(model, "cannot watch its files: {error}; what serves goes on");
+            tracing::warn!(
+                model,
+                "cannot watch its files: {error}; what serves goes on"
+            );
         }
         unread.insert(model.to_owned());
     }
@@ -134,7 +137,101 @@ fn sight(spec: &ModelSpec, found: bool) -> Result<Sight, String> {
     };
     match spec.versions() {
         Ok(specs) => Ok(specs.into_iter().map(stamp).collect()),
-        Err(RepositoryError::NoVersions { .. }) if found => Ok(BTreeMap::from([stamp(spec.clone())])),
+        Err(RepositoryError::NoVersions { .. }) if found => {
+            Ok(BTreeMap::from([stamp(spec.clone())]))
+        }
         Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+    use crate::batching;
+    use crate::service::table::Models;
+    use crate::service::{ModelState, Sources};
+    use crate::telemetry::Metrics;
+
+    /// A watcher of a model directory, which looks when the test says so.
+    fn watcher(directory: &Path) -> Watcher {
+        let models = Models::new(None);
+        let life = LifeCycle::new(models, Metrics::new(&[]), batching::Config::default());
+        life.announce(Sources {
+            directory: Some(directory.to_owned()),
+            ..Sources::default()
+        });
+        Watcher {
+            life: Arc::new(life),
+            seen: BTreeMap::new(),
+            unread: HashSet::new(),
+        }
+    }
+
+    impl Watcher {
+        /// Versions of the model `m` that could not be loaded: those that were taken up, for none can be.
+        fn tried(&self) -> Vec<String> {
+            let status = self.life.models.status("m");
+            let rows = status.into_iter().flat_map(|m| m.versions);
+            let failed = rows.filter(|row| matches!(row.state, ModelState::Failed(_)));
+            failed.filter_map(|row| row.version).collect()
+        }
+    }
+
+    #[test]
+    fn what_is_being_copied_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |version: &str| directory.path().join("m").join(version);
+        let mut watcher = watcher(directory.path());
+        for version in ["1", "2"] {
+            fs::create_dir_all(path(version)).unwrap();
+        }
+        let grow = |size: usize| fs::write(path("2").join("model.toml"), vec![b'#'; size]).unwrap();
+        grow(1);
+        watcher.look();
+        assert!(watcher.tried().is_empty());
+        for size in 2..5 {
+            grow(size);
+            watcher.look();
+            // the one that stays the same is not held up
+            assert_eq!(watcher.tried(), ["1"], "{size}");
+        }
+        watcher.look();
+        assert_eq!(watcher.tried(), ["1", "2"]);
+    }
+
+    #[test]
+    fn a_folder_that_is_missing_for_one_look_is_not_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let (here, away) = (directory.path().join("m"), directory.path().join(".m"));
+        let mut watcher = watcher(directory.path());
+        fs::create_dir_all(here.join("1")).unwrap();
+        watcher.look();
+        watcher.look();
+        assert_eq!(watcher.tried(), ["1"]);
+        fs::rename(&here, &away).unwrap();
+        watcher.look();
+        assert_eq!(watcher.tried(), ["1"]);
+        fs::rename(&away, &here).unwrap();
+        watcher.look();
+        assert_eq!(watcher.tried(), ["1"]);
+        fs::rename(&here, &away).unwrap();
+        watcher.look();
+        watcher.look();
+        assert!(watcher.life.models.list().is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_remembered_until_it_can() {
+        let directory = tempfile::tempdir().unwrap();
+        let gone = directory.path().join("models");
+        let mut watcher = watcher(&gone);
+        watcher.look();
+        assert!(watcher.unread.contains(""));
+        fs::create_dir(&gone).unwrap();
+        watcher.look();
+        assert!(watcher.unread.is_empty());
     }
 }

@@ -202,10 +202,7 @@ fn loads_are_counted_by_their_result_until_the_model_is_forgotten() {
     metrics.loaded("b", true);
     let text = metrics.render();
     let of = |model: &str, result: &str| {
-        let with = [
-            format!("model=\"{model}\""),
-            format!("result=\"{result}\""),
-        ];
+        let with = [format!("model=\"{model}\""), format!("result=\"{result}\"")];
         let with = with.each_ref().map(String::as_str);
         sample(&text, "resnetd_model_loads_total", &with)
     };
