@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::ir::{Graph, Node};
 use crate::weights::Parameters;
 
-pub use crate::kernels::{Element, Isa, Token};
+pub use crate::kernels::{Element, Isa, Token, give_back};
 pub use candle::CandleEngine;
 pub use cpu::{FusedEngine, FusedOp, tune};
 pub use select::{DeviceChoice, EngineChoice, EngineOptions, Precision, select};

@@ -1,7 +1,6 @@
 //! What the calls do.
 
 use std::fs;
-use std::future::Future;
 use std::task::{Context, Poll, Waker};
 
 use resnetd::service::Readiness;
