@@ -1,11 +1,40 @@
-//! Compiles the protobuf interface with protox, a compiler in Rust: building needs no protoc.
+//! Compiles the protobuf interfaces with protox, a compiler in Rust: building needs no protoc.
 
 use std::error::Error;
 use std::path::PathBuf;
 use std::{env, fs};
 
 const ROOT: &str = "proto";
-const FILES: [&str; 1] = ["resnetd/v1/classifier.proto"];
+const FILES: [&str; 2] = [
+    "resnetd/v1/classifier.proto",
+    "inference/grpc_service.proto",
+];
+
+/// Messages of package `inference` that HTTP shows as JSON under the same names.
+const SHOWN: [&str; 15] = [
+    "ServerMetadataResponse",
+    "ModelMetadataResponse",
+    "ModelStatisticsResponse",
+    "ModelStatistics",
+    "InferStatistics",
+    "InferBatchStatistics",
+    "StatisticDuration",
+    "RepositoryIndexResponse",
+    "ModelConfig",
+    "ModelVersionPolicy",
+    "ModelInput",
+    "ModelOutput",
+    "ModelInstanceGroup",
+    "ModelDynamicBatching",
+    "ModelParameter",
+];
+/// Fields of these that are enumerations, which JSON shows by name.
+const NAMED: [(&str, &str); 4] = [
+    ("ModelInput.data_type", "data_type"),
+    ("ModelInput.format", "format"),
+    ("ModelOutput.data_type", "data_type"),
+    ("ModelInstanceGroup.kind", "kind"),
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed={ROOT}");
@@ -20,9 +49,23 @@ fn main() -> Result<(), Box<dyn Error>> {
         compiler.encode_file_descriptor_set(),
     )?;
 
-    tonic_prost_build::configure()
+    let mut generator = tonic_prost_build::configure()
         .bytes(".resnetd.v1.ClassifyRequest.images")
-        .codec_path("crate::server::codec::BoundedCodec")
-        .compile_fds(compiler.file_descriptor_set())?;
+        .bytes(".inference.ModelInferRequest.raw_input_contents")
+        .bytes(".inference.InferTensorContents.bytes_contents")
+        .bytes(".inference.ModelInferResponse.raw_output_contents")
+        .btree_map(".inference.ModelConfig.parameters")
+        .codec_path("crate::server::codec::BoundedCodec");
+    for message in SHOWN {
+        generator = generator.type_attribute(
+            format!(".inference.{message}"),
+            "#[derive(serde::Serialize)]",
+        );
+    }
+    for (field, name) in NAMED {
+        let by_name = format!("#[serde(serialize_with = \"crate::server::pb::names::{name}\")]");
+        generator = generator.field_attribute(format!(".inference.{field}"), by_name);
+    }
+    generator.compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

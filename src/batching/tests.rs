@@ -441,3 +441,44 @@ fn the_warm_up_runs_every_bucket_that_batches_reach() {
     assert_eq!(logits, vec![0.0; 2 * (1 + 4 + 8)]);
     assert_eq!(remote.batches(), 3);
 }
+
+#[test]
+fn the_highest_priority_goes_first_and_of_equal_ones_who_came_first() {
+    let (house, mut remote) = gated(config(1, HOUR, 8));
+    let running = house.send(0.0);
+    assert_eq!(remote.arrival(), 1);
+    let send = |priority: Option<u64>, first: f32| {
+        let priority = priority.map_or(Priority::default(), |level| Priority::new(level).unwrap());
+        let ticket = house.batcher.admit(1).unwrap();
+        ticket.submit(vec![first, 0.0], priority, far())
+    };
+    let sent = [
+        (Some(10), 5.0),
+        (None, 3.0),
+        (Some(1), 1.0),
+        (Some(5), 4.0),
+        (Some(2), 2.0),
+    ];
+    let answers = sent.map(|(priority, place)| (place, send(priority, place)));
+    for place in 1..=5 {
+        remote.let_pass();
+        assert_eq!(remote.arrival(), 1);
+        // with the next batch at the gate, those before it have been computed
+        let computed = remote.record.last.lock().unwrap().clone();
+        assert_eq!(computed[0], (place - 1) as f32, "in this place");
+    }
+    remote.open();
+    assert!(wait(running).is_ok());
+    for (place, answer) in answers {
+        assert_eq!(wait(answer).unwrap().logits[0], place);
+    }
+}
+
+#[test]
+fn there_are_ten_levels() {
+    assert_eq!(Priority::new(0), None);
+    assert_eq!(Priority::new(1).unwrap().level(), 1);
+    assert_eq!(Priority::new(5), Some(Priority::default()));
+    assert_eq!(Priority::new(10).unwrap().level(), Priority::LEVELS);
+    assert_eq!((Priority::new(11), Priority::new(257)), (None, None));
+}

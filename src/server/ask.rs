@@ -82,17 +82,25 @@ impl Clock {
     }
 }
 
+/// Runs what would hold up a worker of the runtime: megabytes of text, pixels or compressed data.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Error::new(Code::Internal, error.to_string()))?
+}
+
 /// Takes room for one image before the body is read, so that a crowd is turned away at the price of its headers.
 ///
-/// `model` is what the request names outside its body. Where only the body can name the model (`in_body`) and the
+/// `model` and `version` are what the request names outside its body. Where only the body can name the model (`in_body`) and the
 /// default has no room, it is held at any model that has: the body may name that one.
 pub(super) fn hold(
     core: &Core,
-    model: Option<&str>,
+    (model, version): (Option<&str>, Option<&str>),
     in_body: bool,
     record: &Record,
 ) -> Result<Held, Error> {
-    let wanted = core.classify.find(model, None);
+    let wanted = core.classify.find(model, version);
     record.model(wanted.as_ref().ok());
     let refused = match wanted.and_then(|model| Admission::new(model, 1)) {
         Ok(admission) => {
@@ -122,7 +130,6 @@ pub(super) fn identify(
     core: &Core,
     held: Option<&Held>,
     (model, version): (Option<&str>, Option<&str>),
-    images: usize,
     record: &Record,
 ) -> Result<Arc<ServedModel>, Error> {
     let found = core.classify.find(model, version).or_else(|error| {
@@ -131,7 +138,6 @@ pub(super) fn identify(
         Ok(Arc::clone(&held.admission.model))
     });
     record.model(found.as_ref().ok());
-    record.images(images);
     found
 }
 
@@ -159,7 +165,8 @@ pub(super) async fn ask(
     record: &Record,
 ) -> Result<Classified, Error> {
     let named = (ask.model.as_deref(), None);
-    let model = identify(core, held.as_ref(), named, ask.images.len(), record);
+    let model = identify(core, held.as_ref(), named, record);
+    record.images(ask.images.len());
     let top_k = ask.top_k.unwrap_or(DEFAULT_TOP_K);
     if !(1..=MAX_TOP_K).contains(&top_k) {
         let message = format!("top_k is {top_k}, expected 1 to {MAX_TOP_K}");

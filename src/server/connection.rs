@@ -20,8 +20,8 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
-use super::Core;
 use super::io::{Activity, Limits, Tracked, Watched};
+use super::{Core, http};
 use crate::service::{Code, Error};
 use crate::telemetry::Protocol;
 
@@ -161,7 +161,11 @@ impl Acceptor {
 
 /// Whether requests for this path are the ones that must not be lost; the others are small, or end with the connection.
 fn classifies(path: &str) -> bool {
-    path == "/classify" || path.starts_with("/resnetd.v1.Classifier/Classify")
+    path == "/classify"
+        || http::v2::infers(path)
+        || path.starts_with("/resnetd.v1.Classifier/Classify")
+        || path == "/inference.GRPCInferenceService/ModelInfer"
+        || path == "/inference.GRPCInferenceService/ModelStreamInfer"
 }
 
 /// What a call that outlives its connection is told.

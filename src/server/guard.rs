@@ -46,22 +46,22 @@ pub(super) struct Guarded {
 }
 
 impl Guarded {
-    pub(super) fn http(headers: &HeaderMap, body: Body, config: &Config) -> Self {
+    /// A body of at most `limit` bytes.
+    pub(super) fn http(headers: &HeaderMap, body: Body, limit: usize, config: &Config) -> Self {
         let length = headers
             .get(CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok()?.parse().ok());
-        let mut guarded = Self::new(body, config.max_body_bytes, config);
-        guarded.announced = length.filter(|&length| length > config.max_body_bytes);
+        let mut guarded = Self::new(body, limit, config);
+        guarded.announced = length.filter(|&length| length > limit);
         guarded.lingers = true;
         // a peer that waits for 100 Continue sends nothing after a refusal
         guarded.comes = !headers.contains_key(EXPECT);
         guarded
     }
 
-    /// A gRPC call that carries one message. HTTP/2 needs no lingering: its streams end apart from their connection.
-    pub(super) fn grpc(body: Body, config: &Config) -> Self {
-        let limit = config.max_body_bytes.saturating_add(GRPC_PREFIX);
-        Self::new(body, limit, config)
+    /// A gRPC call that carries one message of at most `limit` bytes. HTTP/2 needs no lingering: its streams end apart from their connection.
+    pub(super) fn grpc(body: Body, limit: usize, config: &Config) -> Self {
+        Self::new(body, limit.saturating_add(GRPC_PREFIX), config)
     }
 
     fn new(body: Body, limit: usize, config: &Config) -> Self {

@@ -1,7 +1,7 @@
 //! Protocols: translation only.
 //!
-//! HTTP ([`http`]) and gRPC ([`grpc`]) turn what they receive into one [`ask::Ask`] and what the service answers into
-//! their own words; [`status`] is the one table from error codes to theirs. Both listen through the same accept loop
+//! HTTP ([`http`]) and gRPC ([`grpc`]) turn what they receive into one [`ask::Ask`], or into one [`oip::Infer`] of the
+//! Open Inference Protocol, and what the service answers into their own words; [`status`] is the one table from error codes to theirs. Both listen through the same accept loop
 //! ([`listener`]) and connection supervisor ([`connection`]), because neither `axum::serve` nor tonic's transport has
 //! header and idle timeouts, and tonic's own timer answers CANCELLED where a deadline passed.
 
@@ -13,6 +13,7 @@ mod guard;
 mod http;
 mod io;
 mod listener;
+mod oip;
 pub mod pb;
 mod record;
 mod shutdown;
@@ -132,7 +133,7 @@ struct Core {
     cut: CancellationToken,
     /// Connections cut off with a classification in flight.
     lost: AtomicUsize,
-    /// Room for parts of messages of streams, in [`grpc::UNIT`] bytes.
+    /// See [`streamed`].
     streamed: Arc<Semaphore>,
 }
 
@@ -170,8 +171,7 @@ impl Server {
         metrics: Arc<Metrics>,
         stop: Stop,
     ) -> Result<Ended, ServeError> {
-        let message = self.config.max_body_bytes.div_ceil(grpc::UNIT);
-        let streamed = message.saturating_mul(STREAMED).min(Semaphore::MAX_PERMITS);
+        let streamed = streamed(&self.config) as usize;
         let core = Arc::new(Core {
             classify,
             metrics,
@@ -200,6 +200,13 @@ impl Server {
         }
         Ok(shutdown::run(&core, stop, tasks).await)
     }
+}
+
+/// Room for parts of messages of streams, in [`grpc::UNIT`] bytes.
+fn streamed(config: &Config) -> u32 {
+    let message = config.max_body_bytes.div_ceil(grpc::UNIT);
+    let room = message.saturating_mul(STREAMED).min(Semaphore::MAX_PERMITS);
+    u32::try_from(room).unwrap_or(u32::MAX)
 }
 
 async fn bind(

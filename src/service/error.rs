@@ -96,6 +96,11 @@ impl Error {
         }
     }
 
+    /// A request that is not what it must be.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(Code::InvalidRequest, message)
+    }
+
     pub(super) fn retry_after(self, wait: Duration) -> Self {
         Self {
             retry_after: Some(wait),

@@ -16,16 +16,21 @@ use tracing::Instrument;
 use super::convert;
 use super::ending::Ending;
 use super::messages::Messages;
-use crate::server::Core;
 use crate::server::ask::{self, Clock, Held};
 use crate::server::connection::Going;
 use crate::server::guard::{Guarded, cause};
 use crate::server::record::{Record, request_id};
+use crate::server::{Core, oip};
 use crate::service::{Code, Error};
 use crate::telemetry::Protocol;
 
 const CLASSIFY: &str = "/resnetd.v1.Classifier/Classify";
 const CLASSIFY_STREAM: &str = "/resnetd.v1.Classifier/ClassifyStream";
+const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
+const INFER_STREAM: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
+const LOAD: &str = "/inference.GRPCInferenceService/RepositoryModelLoad";
+/// A model may have to be fetched from the hub.
+const LOADING: Duration = Duration::from_secs(3600);
 /// Of either version.
 const REFLECTION: &str = ".ServerReflection/ServerReflectionInfo";
 
@@ -39,7 +44,7 @@ pub(super) struct Arrival {
     /// Cancelled when its connection takes no more requests.
     pub(super) going: CancellationToken,
     /// `None` for a stream, whose requests come later.
-    pub(super) unary: Option<Unary>,
+    unary: Option<Unary>,
 }
 
 /// What a unary call has before its message is read.
@@ -48,7 +53,25 @@ pub(super) struct Unary {
     room: Mutex<Option<Held>>,
 }
 
+/// What the layer made of a call.
+pub(super) fn arrival<T>(request: &tonic::Request<T>) -> Result<Arc<Arrival>, Status> {
+    let arrival = request.extensions().get::<Arc<Arrival>>();
+    arrival.cloned().ok_or_else(unlayered)
+}
+
+/// The router puts the layer before the services.
+fn unlayered() -> Status {
+    convert::status(Error::new(
+        Code::Internal,
+        "the call did not pass the arrival layer",
+    ))
+}
+
 impl Arrival {
+    pub(super) fn unary(&self) -> Result<&Unary, Status> {
+        self.unary.as_ref().ok_or_else(unlayered)
+    }
+
     /// Whether a unary call's handler has yet to take the room.
     fn has_room(&self) -> bool {
         self.unary
@@ -70,9 +93,11 @@ impl Unary {
 
 /// Reads the deadline and guards the body; for a unary classification also takes room and keeps the time.
 pub(super) async fn layer(State(core): State<Arc<Core>>, request: Request, next: Next) -> Response {
-    let is_unary = match request.uri().path() {
-        CLASSIFY => true,
-        CLASSIFY_STREAM => false,
+    let (is_unary, limit) = match request.uri().path() {
+        CLASSIFY => (true, core.config.max_body_bytes),
+        CLASSIFY_STREAM => (false, core.config.max_body_bytes),
+        INFER => (true, oip::message_limit(&core)),
+        INFER_STREAM => (false, oip::message_limit(&core)),
         _ => return other(&core, request, next).await,
     };
     let given = request.headers().get("x-request-id");
@@ -81,9 +106,9 @@ pub(super) async fn layer(State(core): State<Arc<Core>>, request: Request, next:
     let span = tracing::info_span!("classify", protocol = "grpc", id, message_id);
     async {
         if is_unary {
-            unary(&core, id, request, next).await
+            unary(&core, id, limit, request, next).await
         } else {
-            stream(&core, id, request, next).await
+            stream(&core, id, limit, request, next).await
         }
     }
     .instrument(span)
@@ -96,14 +121,20 @@ async fn other(core: &Core, request: Request, next: Next) -> Response {
         Ok(wanted) => wanted,
         Err(error) => return refusal(error),
     };
-    let clock = Clock::start(wanted, core.config.request_timeout);
+    let limit = if request.uri().path() == LOAD {
+        LOADING
+    } else {
+        core.config.request_timeout
+    };
+    let clock = Clock::start(wanted, limit);
     let going = going(core, &request);
     let is_stream = request.uri().path().ends_with(REFLECTION);
+    let largest = core.config.max_body_bytes;
     let request = request.map(|body| {
         if is_stream {
-            Body::new(Messages::new(body, core))
+            Body::new(Messages::new(body, largest, core))
         } else {
-            Body::new(Guarded::grpc(body, &core.config))
+            Body::new(Guarded::grpc(body, largest, &core.config))
         }
     });
     // a stream has answered as soon as it has begun
@@ -127,7 +158,13 @@ fn going(core: &Core, request: &Request) -> CancellationToken {
 }
 
 /// A stream lasts as long as its caller says; the server's limit is for each request in it.
-async fn stream(core: &Core, id: String, mut request: Request, next: Next) -> Response {
+async fn stream(
+    core: &Core,
+    id: String,
+    largest: usize,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let wanted = match wanted_timeout(request.headers()) {
         Ok(wanted) => wanted,
         Err(error) => return refusal(error),
@@ -141,15 +178,21 @@ async fn stream(core: &Core, id: String, mut request: Request, next: Next) -> Re
         unary: None,
     });
     request.extensions_mut().insert(arrival);
-    let request = request.map(|body| Body::new(Messages::new(body, core)));
+    let request = request.map(|body| Body::new(Messages::new(body, largest, core)));
     next.run(request).await
 }
 
 /// Runs a unary call until its deadline, and says of what failed outside its handler why.
-async fn unary(core: &Core, id: String, mut request: Request, next: Next) -> Response {
+async fn unary(
+    core: &Core,
+    id: String,
+    largest: usize,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let record = Record::new(core, Protocol::Grpc);
     let taken = wanted_timeout(request.headers())
-        .and_then(|wanted| Ok((wanted, ask::hold(core, None, true, &record)?)));
+        .and_then(|wanted| Ok((wanted, ask::hold(core, (None, None), true, &record)?)));
     let (wanted, room) = match taken {
         Ok(taken) => taken,
         Err(error) => {
@@ -167,7 +210,7 @@ async fn unary(core: &Core, id: String, mut request: Request, next: Next) -> Res
         unary: Some(Unary { record, room }),
     });
     request.extensions_mut().insert(Arc::clone(&arrival));
-    let request = request.map(|body| Body::new(Guarded::grpc(body, &core.config)));
+    let request = request.map(|body| Body::new(Guarded::grpc(body, largest, &core.config)));
     let mut call = pin!(next.run(request));
     let result = match clock.within(async { Ok(call.as_mut().await) }).await {
         // the service has the request and keeps its deadline

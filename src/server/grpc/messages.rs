@@ -16,8 +16,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::PollSemaphore;
 
-use crate::server::Core;
 use crate::server::guard::GRPC_PREFIX;
+use crate::server::{Core, streamed};
 use crate::service::{Code, Error};
 
 /// Bytes that one permit of the budget stands for.
@@ -28,6 +28,8 @@ pub(super) struct Messages {
     body: Body,
     framing: Framing,
     budget: PollSemaphore,
+    /// The whole budget: a message that needs more may come when no other does.
+    most: u32,
     /// A longer message is refused by tonic as soon as it has the prefix.
     limit: usize,
     /// Room for the message now coming.
@@ -64,18 +66,24 @@ struct Framing {
 }
 
 impl Messages {
-    pub(super) fn new(body: Body, core: &Core) -> Self {
+    /// Messages of at most `limit` bytes.
+    pub(super) fn new(body: Body, limit: usize, core: &Core) -> Self {
         let config = &core.config;
         let patience = Patience {
             piece: config.body_timeout,
             message: config.request_timeout,
             idle: config.idle_timeout,
         };
-        Self::within(body, core.streamed.clone(), config.max_body_bytes, patience)
+        let most = streamed(config);
+        Self {
+            most,
+            ..Self::within(body, core.streamed.clone(), limit, patience)
+        }
     }
 
     fn within(body: Body, budget: Arc<Semaphore>, limit: usize, patience: Patience) -> Self {
         Self {
+            most: u32::MAX,
             body,
             framing: Framing::default(),
             budget: PollSemaphore::new(budget),
@@ -99,7 +107,8 @@ impl Messages {
         if self.held.is_some() || length > self.limit {
             return None;
         }
-        u32::try_from(length.div_ceil(UNIT)).ok()
+        let units = u32::try_from(length.div_ceil(UNIT)).unwrap_or(u32::MAX);
+        Some(units.min(self.most))
     }
 
     /// Whether to wait on. The time in which nobody wanted more is not the peer's.

@@ -1,4 +1,4 @@
-//! gRPC: the classifier, health and reflection services behind one router.
+//! gRPC: the classifier, the Open Inference Protocol ([`v2`]), health and reflection behind one router.
 //!
 //! tonic decodes a message before its handler runs, so what must come first (the deadline, room in the queue, the
 //! record of the request) happens in the layer of [`arrival`].
@@ -9,6 +9,7 @@ mod ending;
 mod messages;
 mod service;
 mod stream;
+mod v2;
 
 use std::sync::Arc;
 
@@ -28,8 +29,12 @@ use crate::service::Readiness;
 pub(super) use messages::UNIT;
 use service::Service;
 
-/// The services whose health is told: the server as a whole, and ours.
-const TOLD: [&str; 2] = ["", <ClassifierServer<Service> as NamedService>::NAME];
+/// The services whose health is told: the server as a whole, and those that classify.
+const TOLD: [&str; 3] = [
+    "",
+    <ClassifierServer<Service> as NamedService>::NAME,
+    <v2::Server as NamedService>::NAME,
+];
 
 /// `tasks` gets the one that keeps health up to date.
 pub(super) async fn router(core: &Arc<Core>, tasks: &TaskTracker) -> Result<Router, ServeError> {
@@ -45,6 +50,7 @@ pub(super) async fn router(core: &Arc<Core>, tasks: &TaskTracker) -> Result<Rout
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let routes = Routes::new(classifier)
+        .add_service(v2::Server::new(Arc::clone(core)))
         .add_service(health)
         .add_service(descriptors().build_v1()?)
         .add_service(descriptors().build_v1alpha()?);

@@ -3,16 +3,20 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use futures_util::stream::FuturesUnordered;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
-use tracing::Span;
+use tracing::{Instrument, Span};
 
-use super::arrival::Arrival;
+use super::arrival::arrival;
+use super::stream::Answer;
 use super::{convert, stream};
+use crate::server::ask::Clock;
 use crate::server::pb::classifier_server::Classifier;
-use crate::server::record::request_id;
+use crate::server::pb::classify_stream_response::Result as Streamed;
+use crate::server::record::{Record, request_id};
 use crate::server::{Core, ask, pb};
-use crate::service::{Code, Error};
+use crate::telemetry::Protocol;
 
 pub(super) struct Service {
     core: Arc<Core>,
@@ -31,7 +35,7 @@ impl Classifier for Service {
         request: Request<pb::ClassifyRequest>,
     ) -> Result<Response<pb::ClassifyResponse>, Status> {
         let arrival = arrival(&request)?;
-        let unary = arrival.unary.as_ref().ok_or_else(unlayered)?;
+        let unary = arrival.unary()?;
         let mut message = request.into_inner();
         if !message.id.is_empty() {
             // the id goes back as it came; the log gets one that is fit for it
@@ -56,7 +60,13 @@ impl Classifier for Service {
         request: Request<Streaming<pb::ClassifyRequest>>,
     ) -> Result<Response<Self::ClassifyStreamStream>, Status> {
         let arrival = arrival(&request)?;
-        let answers = stream::answers(Arc::clone(&self.core), arrival, request.into_inner());
+        let core = Arc::clone(&self.core);
+        let answers = stream::answers::<_, _, FuturesUnordered<_>>(
+            core,
+            arrival,
+            request.into_inner(),
+            streamed,
+        );
         Ok(Response::new(Box::pin(answers)))
     }
 
@@ -71,21 +81,37 @@ impl Classifier for Service {
     }
 }
 
+/// One request of a stream.
+fn streamed(
+    core: Arc<Core>,
+    clock: Clock,
+    mut request: pb::ClassifyRequest,
+) -> Answer<pb::ClassifyStreamResponse> {
+    let id = if request.id.is_empty() {
+        request_id(None)
+    } else {
+        chosen_id(&mut request, "")
+    };
+    // the id goes back as it came; the log gets one that is fit for it
+    let span = tracing::info_span!("request", id = request_id(Some(&id)));
+    let answer = async move {
+        let record = Record::new(&core, Protocol::Grpc);
+        let result = ask::ask(&core, None, clock, convert::ask(request), &record).await;
+        record.outcome(&result);
+        let result = match result {
+            Ok(reply) => Streamed::Response(convert::response(id.clone(), reply)),
+            Err(error) => Streamed::Error(convert::error(error)),
+        };
+        pb::ClassifyStreamResponse {
+            id,
+            result: Some(result),
+        }
+    };
+    Box::pin(answer.instrument(span))
+}
+
 /// The message's own id, else the call's.
-pub(super) fn chosen_id(message: &mut pb::ClassifyRequest, call: &str) -> String {
+fn chosen_id(message: &mut pb::ClassifyRequest, call: &str) -> String {
     let own = std::mem::take(&mut message.id);
     if own.is_empty() { call.to_owned() } else { own }
-}
-
-fn arrival<T>(request: &Request<T>) -> Result<Arc<Arrival>, Status> {
-    let arrival = request.extensions().get::<Arc<Arrival>>();
-    arrival.cloned().ok_or_else(unlayered)
-}
-
-/// The router puts the layer before the service.
-fn unlayered() -> Status {
-    convert::status(Error::new(
-        Code::Internal,
-        "the call did not pass the arrival layer",
-    ))
 }

@@ -1,4 +1,4 @@
-//! `ClassifyStream`: requests answered as they finish.
+//! Requests of one stream, answered as they finish or in their order.
 //!
 //! One state machine polled by the response body, so that a caller who hangs up drops everything in flight with it,
 //! and one who does not read answers is not read from either.
@@ -6,33 +6,56 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use futures_util::stream::{FuturesUnordered, StreamExt, unfold};
+use futures_util::stream::{FuturesOrdered, FuturesUnordered, Stream, StreamExt, unfold};
 use tokio::time::{Instant, sleep_until};
-use tokio_stream::Stream;
 use tonic::{Status, Streaming};
-use tracing::Instrument;
 
 use super::arrival::Arrival;
 use super::convert;
-use super::service::chosen_id;
 use crate::server::Core;
-use crate::server::ask::{self, Clock};
+use crate::server::ask::Clock;
 use crate::server::connection::closing;
-use crate::server::pb::{ClassifyRequest, ClassifyStreamResponse, classify_stream_response};
-use crate::server::record::{Record, request_id};
 use crate::service::{Code, Error};
-use crate::telemetry::Protocol;
 
 /// Requests of one stream in flight; the next is read when one has been answered.
 const IN_FLIGHT: usize = 64;
 
-type Answer = Pin<Box<dyn Future<Output = ClassifyStreamResponse> + Send>>;
+pub(super) type Answer<A> = Pin<Box<dyn Future<Output = A> + Send>>;
 
-struct Answers {
+/// Answers in flight. Its type says in which order they come.
+pub(super) trait Pending<A>: Stream<Item = A> + Default + Unpin + Send {
+    fn add(&mut self, answer: Answer<A>);
+    fn number(&self) -> usize;
+}
+
+/// As they finish.
+impl<A> Pending<A> for FuturesUnordered<Answer<A>> {
+    fn add(&mut self, answer: Answer<A>) {
+        self.push(answer);
+    }
+
+    fn number(&self) -> usize {
+        self.len()
+    }
+}
+
+/// In the order of the requests.
+impl<A: Send> Pending<A> for FuturesOrdered<Answer<A>> {
+    fn add(&mut self, answer: Answer<A>) {
+        self.push_back(answer);
+    }
+
+    fn number(&self) -> usize {
+        self.len()
+    }
+}
+
+struct Answers<R, A, P> {
     core: Arc<Core>,
     arrival: Arc<Arrival>,
-    requests: Streaming<ClassifyRequest>,
-    pending: FuturesUnordered<Answer>,
+    requests: Streaming<R>,
+    answer: fn(Arc<Core>, Clock, R) -> Answer<A>,
+    pending: P,
     state: State,
 }
 
@@ -44,16 +67,18 @@ enum State {
     Ended,
 }
 
-pub(super) fn answers(
+pub(super) fn answers<R: Send + 'static, A, P: Pending<A>>(
     core: Arc<Core>,
     arrival: Arc<Arrival>,
-    requests: Streaming<ClassifyRequest>,
-) -> impl Stream<Item = Result<ClassifyStreamResponse, Status>> + Send {
+    requests: Streaming<R>,
+    answer: fn(Arc<Core>, Clock, R) -> Answer<A>,
+) -> impl Stream<Item = Result<A, Status>> + Send {
     let answers = Answers {
         core,
         arrival,
         requests,
-        pending: FuturesUnordered::new(),
+        answer,
+        pending: P::default(),
         state: State::Open,
     };
     unfold(answers, |mut answers| async {
@@ -62,13 +87,14 @@ pub(super) fn answers(
     })
 }
 
-impl Answers {
-    async fn next(&mut self) -> Option<Result<ClassifyStreamResponse, Status>> {
+impl<R, A, P: Pending<A>> Answers<R, A, P> {
+    async fn next(&mut self) -> Option<Result<A, Status>> {
         let going = self.arrival.going.clone();
         let deadline = self.arrival.timed.then_some(self.arrival.clock.deadline);
         loop {
             let is_open = matches!(self.state, State::Open);
-            if !is_open && self.pending.is_empty() {
+            let pending = self.pending.number();
+            if !is_open && pending == 0 {
                 return match std::mem::replace(&mut self.state, State::Ended) {
                     State::Ending(Some(status)) => Some(Err(status)),
                     _ => None,
@@ -78,13 +104,13 @@ impl Answers {
                 biased;
                 Some(answer) = self.pending.next() => return Some(Ok(answer)),
                 () = until(deadline) => {
-                    self.pending.clear();
+                    self.pending = P::default();
                     let late = Error::new(Code::DeadlineExceeded, "the stream's deadline has passed");
                     self.end(Some(late));
                 }
                 () = going.cancelled(), if is_open => self.end(Some(closing())),
-                request = self.requests.message(), if is_open && self.pending.len() < IN_FLIGHT => match request {
-                    Ok(Some(request)) => self.pending.push(self.answer(request)),
+                request = self.requests.message(), if is_open && pending < IN_FLIGHT => match request {
+                    Ok(Some(request)) => self.begin(request),
                     Ok(None) => self.end(None),
                     Err(status) => self.end(Some(convert::refused_by_tonic(&status))),
                 },
@@ -96,35 +122,13 @@ impl Answers {
         self.state = State::Ending(error.map(convert::status));
     }
 
-    fn answer(&self, mut request: ClassifyRequest) -> Answer {
-        let core = Arc::clone(&self.core);
-        let mut clock = Clock::start(None, core.config.request_timeout);
+    fn begin(&mut self, request: R) {
+        let mut clock = Clock::start(None, self.core.config.request_timeout);
         if self.arrival.timed {
             clock.deadline = clock.deadline.min(self.arrival.clock.deadline);
         }
-        let id = if request.id.is_empty() {
-            request_id(None)
-        } else {
-            chosen_id(&mut request, "")
-        };
-        // the id goes back as it came; the log gets one that is fit for it
-        let span = tracing::info_span!("request", id = request_id(Some(&id)));
-        let answer = async move {
-            let record = Record::new(&core, Protocol::Grpc);
-            let result = ask::ask(&core, None, clock, convert::ask(request), &record).await;
-            record.outcome(&result);
-            let result = match result {
-                Ok(reply) => {
-                    classify_stream_response::Result::Response(convert::response(id.clone(), reply))
-                }
-                Err(error) => classify_stream_response::Result::Error(convert::error(error)),
-            };
-            ClassifyStreamResponse {
-                id,
-                result: Some(result),
-            }
-        };
-        Box::pin(answer.instrument(span))
+        let answer = (self.answer)(Arc::clone(&self.core), clock, request);
+        self.pending.add(answer);
     }
 }
 

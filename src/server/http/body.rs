@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use serde::Deserialize;
 
-use crate::server::ask::Ask;
+use crate::server::ask::{Ask, blocking};
 use crate::server::guard::cause;
 use crate::service::{Code, Error};
 
@@ -79,7 +79,7 @@ impl Form {
 impl Params {
     pub(super) fn of(uri: &Uri) -> Result<Self, Error> {
         let Query(params) = Query::<Self>::try_from_uri(uri).map_err(|error| {
-            invalid(format!(
+            Error::invalid(format!(
                 "the query is not understood: {error}; model (a name) and top_k (1 to 100) are"
             ))
         })?;
@@ -108,11 +108,7 @@ pub(super) async fn read(
         Form::Image | Form::Bytes => {
             let bytes = collect(body).await?;
             if is_json(&bytes) {
-                // megabytes of base64 would hold up a worker of the runtime for tens of milliseconds
-                let parsed = tokio::task::spawn_blocking(move || parse_json(&bytes, max_images));
-                let parsed = parsed
-                    .await
-                    .map_err(|error| Error::new(Code::Internal, error.to_string()))??;
+                let parsed = blocking(move || parse_json(&bytes, max_images)).await?;
                 ask.images = parsed.images;
                 agree("model", &mut ask.model, parsed.model)?;
                 agree("top_k", &mut ask.top_k, parsed.top_k)?;
@@ -123,7 +119,7 @@ pub(super) async fn read(
         Form::Multipart => {
             let request = Request::from_parts(parts, body);
             let form = Multipart::from_request(request, &()).await;
-            let form = form.map_err(|error| invalid(error.body_text()))?;
+            let form = form.map_err(|error| Error::invalid(error.body_text()))?;
             read_form(form, &mut ask, max_images).await?;
         }
     }
@@ -144,7 +140,7 @@ async fn read_form(mut form: Multipart, ask: &mut Ask, max_images: usize) -> Res
                 let top_k = text
                     .trim()
                     .parse()
-                    .map_err(|_| invalid(format!("top_k is {text:?}, expected 1 to 100")))?;
+                    .map_err(|_| Error::invalid(format!("top_k is {text:?}, expected 1 to 100")))?;
                 agree("top_k", &mut ask.top_k, Some(top_k))?;
             }
             _ if ask.images.len() == max_images => {
@@ -163,13 +159,13 @@ async fn value(name: &str, mut field: Field<'_>) -> Result<String, Error> {
     let mut bytes = Vec::new();
     while let Some(chunk) = field.chunk().await.map_err(form_error)? {
         if bytes.len() + chunk.len() > MAX_FIELD {
-            return Err(invalid(format!(
+            return Err(Error::invalid(format!(
                 "the form's {name} is longer than {MAX_FIELD} bytes"
             )));
         }
         bytes.extend_from_slice(&chunk);
     }
-    String::from_utf8(bytes).map_err(|_| invalid(format!("the form's {name} is not UTF-8")))
+    String::from_utf8(bytes).map_err(|_| Error::invalid(format!("the form's {name} is not UTF-8")))
 }
 
 /// Whether the body begins as a JSON object, array or string; no image does.
@@ -181,7 +177,7 @@ fn is_json(body: &[u8]) -> bool {
 
 fn parse_json(json: &[u8], max_images: usize) -> Result<Ask, Error> {
     let request: JsonRequest<'_> = serde_json::from_slice(json).map_err(|error| {
-        invalid(format!(
+        Error::invalid(format!(
             "the body is not the JSON expected: {error}; send {{\"images\":[{{\"b64\":\"...\"}}],\"model\":\"...\",\"top_k\":5}}"
         ))
     })?;
@@ -211,7 +207,7 @@ fn agree<T: PartialEq + std::fmt::Debug>(
     second: Option<T>,
 ) -> Result<(), Error> {
     match (&*first, second) {
-        (Some(one), Some(other)) if *one != other => Err(invalid(format!(
+        (Some(one), Some(other)) if *one != other => Err(Error::invalid(format!(
             "{name} is given as {one:?} and as {other:?}; give it once"
         ))),
         (_, None) => Ok(()),
@@ -222,11 +218,12 @@ fn agree<T: PartialEq + std::fmt::Debug>(
     }
 }
 
-async fn collect(mut body: Body) -> Result<Bytes, Error> {
+/// The whole body, which the guard has bounded.
+pub(super) async fn collect(mut body: Body) -> Result<Bytes, Error> {
     let mut bytes = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let frame =
-            frame.map_err(|error| cause(&error).unwrap_or_else(|| invalid(error.to_string())))?;
+        let frame = frame
+            .map_err(|error| cause(&error).unwrap_or_else(|| Error::invalid(error.to_string())))?;
         if let Ok(data) = frame.into_data() {
             bytes.extend_from_slice(&data);
         }
@@ -235,18 +232,15 @@ async fn collect(mut body: Body) -> Result<Bytes, Error> {
 }
 
 fn form_error(error: axum::extract::multipart::MultipartError) -> Error {
-    cause(&error)
-        .unwrap_or_else(|| invalid(format!("the form cannot be read: {}", error.body_text())))
+    cause(&error).unwrap_or_else(|| {
+        Error::invalid(format!("the form cannot be read: {}", error.body_text()))
+    })
 }
 
 fn too_many(max_images: usize) -> Error {
-    invalid(format!(
+    Error::invalid(format!(
         "the request has more than the {max_images} images allowed; send them in several requests"
     ))
-}
-
-fn invalid(message: impl Into<String>) -> Error {
-    Error::new(Code::InvalidRequest, message)
 }
 
 #[cfg(test)]

@@ -41,11 +41,15 @@ pub(super) async fn classify(
 
 async fn answer(core: &Core, request: Request, record: &Record) -> Result<Classified, Error> {
     let (parts, body) = request.into_parts();
-    let limit = core.config.request_timeout;
-    let clock = Clock::start(wanted_timeout(&parts.headers)?, limit);
+    let clock = start(core, &parts.headers)?;
     let params = Params::of(&parts.uri)?;
     let form = Form::of(&parts.headers);
-    let room = ask::hold(core, params.model.as_deref(), form != Form::Image, record)?;
+    let room = ask::hold(
+        core,
+        (params.model.as_deref(), None),
+        form != Form::Image,
+        record,
+    )?;
     let max_images = core.config.max_images_per_request;
     let question = clock
         .within(body::read(form, params, parts, body, max_images))
@@ -53,7 +57,15 @@ async fn answer(core: &Core, request: Request, record: &Record) -> Result<Classi
     ask::ask(core, Some(room), clock, question, record).await
 }
 
-/// The time that the caller gives the request; the server's limit may be less.
+/// Starts the clock of a request, whose headers may shorten the server's limit.
+pub(super) fn start(core: &Core, headers: &HeaderMap) -> Result<Clock, Error> {
+    Ok(Clock::start(
+        wanted_timeout(headers)?,
+        core.config.request_timeout,
+    ))
+}
+
+/// The time that the caller gives the request.
 fn wanted_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Error> {
     let Some(value) = headers.get(TIMEOUT) else {
         return Ok(None);

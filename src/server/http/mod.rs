@@ -4,6 +4,7 @@ mod body;
 mod classify;
 mod pages;
 mod reply;
+pub(super) mod v2;
 
 use std::sync::Arc;
 
@@ -14,9 +15,9 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{Router, get, post};
 
-use super::Core;
 use super::guard::Guarded;
 use super::record::request_id;
+use super::{Core, oip};
 use crate::service::{Code, Error};
 use reply::Failure;
 
@@ -34,6 +35,7 @@ pub(super) fn router(core: &Arc<Core>) -> Router {
         .route("/livez", get(pages::live))
         .route("/readyz", get(pages::ready))
         .route("/metrics", get(pages::metrics))
+        .merge(v2::router())
         .fallback(pages::not_found)
         .method_not_allowed_fallback(pages::method_not_allowed)
         // the guard in the envelope limits bodies
@@ -48,7 +50,12 @@ async fn envelope(State(core): State<Arc<Core>>, request: Request, next: Next) -
     let given = parts.headers.get(REQUEST_ID);
     let id = request_id(given.and_then(|id| id.to_str().ok()));
     parts.extensions.insert(RequestId(id.clone()));
-    let guarded = Guarded::http(&parts.headers, body, &core.config);
+    let limit = if v2::infers(parts.uri.path()) {
+        oip::message_limit(&core)
+    } else {
+        core.config.max_body_bytes
+    };
+    let guarded = Guarded::http(&parts.headers, body, limit, &core.config);
     let request = Request::from_parts(parts, Body::new(guarded));
 
     let mut response = next.run(request).await;

@@ -81,7 +81,7 @@ pub(super) async fn metrics(State(core): State<Arc<Core>>) -> Response {
 
 pub(super) async fn not_found(uri: Uri) -> Response {
     let message = format!(
-        "there is no {:?}; there are /classify, /models, /models/NAME, /livez, /readyz and /metrics",
+        "there is no {:?}; there are /classify, /models, /models/NAME, /livez, /readyz, /metrics and the Open Inference Protocol under /v2",
         uri.path()
     );
     failure(Code::NotFound, message)
