@@ -59,6 +59,17 @@ pub struct LogArgs {
 pub struct ServeArgs {
     #[command(flatten)]
     pub models: ModelArgs,
+    /// Look at the models' files this often [2s when no interval is given], and load, reload and unload what has changed; by polling, which network mounts and Kubernetes volumes need
+    #[arg(
+        long,
+        env = "RESNETD_WATCH",
+        value_name = "INTERVAL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "2s",
+        value_parser = interval
+    )]
+    watch: Option<Duration>,
     #[command(flatten)]
     pub engine: EngineArgs,
     #[command(flatten)]
@@ -72,7 +83,7 @@ pub struct ServeArgs {
 /// Which models.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
-    /// Model to serve: a weight file (NAME is then an architecture), a model folder, or hf:REPO[@REVISION]; repeatable, or several separated by commas
+    /// Model to serve: a weight file (NAME is then an architecture), a model folder or one with a folder for each version, or hf:REPO[@REVISION]; repeatable, or several separated by commas
     #[arg(
         long,
         env = "RESNETD_MODEL",
@@ -80,7 +91,7 @@ pub struct ModelArgs {
         value_delimiter = ','
     )]
     pub model: Vec<ModelSpec>,
-    /// Serve every model folder in this directory
+    /// Serve every model folder in this directory: DIR/NAME/model.toml, or DIR/NAME/VERSION/model.toml
     #[arg(long, env = "RESNETD_MODEL_DIR", value_name = "DIR")]
     pub model_dir: Option<PathBuf>,
     /// Model that answers requests that name none [default: the first]
@@ -294,6 +305,11 @@ impl ServeArgs {
         }
     }
 
+    /// How often files are looked at, if they are.
+    pub fn watch(&self) -> Option<std::time::Duration> {
+        self.watch.map(Into::into)
+    }
+
     pub fn server(&self) -> server::Config {
         let args = &self.server;
         server::Config {
@@ -317,6 +333,14 @@ impl ServeArgs {
 fn at_least_1(text: &str) -> Result<usize, String> {
     let number = text.parse::<NonZeroUsize>();
     number.map(NonZeroUsize::get).map_err(|e| e.to_string())
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = text.parse::<Duration>().map_err(|e| e.to_string())?;
+    match interval.is_zero() {
+        true => Err("it must be longer than nothing, as in 2s".to_owned()),
+        false => Ok(interval),
+    }
 }
 
 fn default_batching() -> batching::Config {

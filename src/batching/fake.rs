@@ -21,6 +21,7 @@ pub(crate) struct Fake {
     gate: Option<(Sender<usize>, Receiver<()>)>,
     record: Arc<Record>,
     logits: fn(&[f32], &mut [f32]),
+    pub(crate) buckets: Vec<usize>,
     /// Closes when the engine is dropped.
     _alive: Sender<()>,
 }
@@ -69,6 +70,7 @@ impl Fake {
             gate: Some((arrive, permits)),
             record: Arc::clone(&record),
             logits,
+            buckets: vec![1],
             _alive,
         };
         let remote = Remote {
@@ -131,6 +133,11 @@ impl Remote {
 impl Engine for Fake {
     fn info(&self) -> &EngineInfo {
         &self.info
+    }
+
+    fn buckets(&self, max_batch: usize) -> Vec<usize> {
+        let buckets = self.buckets.iter().copied();
+        buckets.filter(|&from| from <= max_batch).collect()
     }
 
     fn forward(

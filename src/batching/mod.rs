@@ -188,8 +188,8 @@ impl fmt::Debug for Batcher {
     }
 }
 
-/// Runs one image of zeros through an engine before it serves, so that no caller pays for its first allocations.
-/// Returns the logits.
+/// Runs one batch of zeros of each of the engine's buckets up to `max_batch` before it serves, so that no caller pays for
+/// first allocations and none is the first to see a packing fail. Returns the logits of all.
 ///
 /// # Errors
 /// When the engine fails.
@@ -197,8 +197,13 @@ pub fn warm_up(
     engine: &mut dyn Engine,
     image_len: usize,
     classes: usize,
+    max_batch: usize,
 ) -> Result<Vec<f32>, BatchError> {
-    let mut logits = vec![0.0; classes];
-    worker::forward(engine, 1, &vec![0.0; image_len], &mut logits)?;
-    Ok(logits)
+    let mut all = Vec::new();
+    for batch in engine.buckets(max_batch.max(1)) {
+        let mut logits = vec![0.0; batch * classes];
+        worker::forward(engine, batch, &vec![0.0; batch * image_len], &mut logits)?;
+        all.append(&mut logits);
+    }
+    Ok(all)
 }

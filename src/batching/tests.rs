@@ -429,6 +429,20 @@ fn random_request(batcher: &Batcher, random: &mut Random) -> Vec<Answer> {
 }
 
 #[test]
+fn the_warm_up_runs_every_bucket_that_batches_reach() {
+    let (mut engine, remote) = Fake::gated(sum_and_difference);
+    engine.buckets = vec![1, 4, 8, 9];
+    let warm = std::thread::spawn(move || warm_up(&mut engine, 2, 2, 8));
+    for batch in [1, 4, 8] {
+        assert_eq!(remote.arrival(), batch);
+        remote.let_pass();
+    }
+    let logits = warm.join().unwrap().unwrap();
+    assert_eq!(logits, vec![0.0; 2 * (1 + 4 + 8)]);
+    assert_eq!(remote.batches(), 3);
+}
+
+#[test]
 fn the_highest_priority_goes_first_and_of_equal_ones_who_came_first() {
     let (house, mut remote) = gated(config(1, HOUR, 8));
     let running = house.send(0.0);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::queue::{Entry, Queue};
 use super::{BatchError, Output};
-use crate::engine::Engine;
+use crate::engine::{Engine, give_back};
 use crate::telemetry::{Batch, ModelMetrics};
 
 pub(super) struct Worker {
@@ -38,7 +38,7 @@ struct Times {
 }
 
 impl Worker {
-    /// Runs batches until the queue is closed and empty.
+    /// Runs batches until the queue is closed and empty; then the engine's memory goes.
     pub(super) fn run(mut self) {
         let queue = Arc::clone(&self.queue);
         // also when a bug below panics: waiters must hear of it rather than wait for their deadline
@@ -47,6 +47,8 @@ impl Worker {
         while let Some(batch) = queue.next_batch() {
             self.execute(batch, &mut buffers);
         }
+        drop(self);
+        give_back();
     }
 
     /// Runs one batch, its images in queue order, and answers all of it.

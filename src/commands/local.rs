@@ -27,7 +27,7 @@ pub(super) struct Local {
 }
 
 impl Local {
-    /// Loads the one model that the flags name.
+    /// Loads the newest version of the one model that the flags name.
     pub(super) fn new(args: &LocalArgs) -> Result<Self> {
         let LocalArgs {
             models,
@@ -35,15 +35,16 @@ impl Local {
             images,
         } = args;
         let pool = super::threads::pool(engine.threads())?;
-        let wanted = wanted(models)?;
+        let wanted = wanted(models, engine.repository(&pool))?;
+        let mut specs = wanted.named.iter().chain(&wanted.found);
         let chosen = match &models.default_model {
-            Some(name) => wanted.iter().find(|m| m.spec.name == *name),
-            None if wanted.len() > 1 => {
+            Some(name) => specs.find(|spec| spec.name == *name),
+            None if specs.clone().count() > 1 => {
                 bail!("several models are named; choose one with --default-model")
             }
-            None => wanted.first(),
+            None => specs.next(),
         };
-        let spec = &chosen.context("no model is named")?.spec;
+        let spec = chosen.context("no model is named")?.newest()?;
         let config = service::Config {
             default_model: None,
             pool: Arc::clone(&pool),
@@ -52,7 +53,7 @@ impl Local {
         };
         let metrics = Metrics::new(&Code::ALL.map(Code::as_str));
         let classifier = Classifier::new(config, metrics);
-        let loaded = repository::load(spec, &engine.repository(&pool))?;
+        let loaded = repository::load(&spec, &wanted.repository)?;
         classifier.load_model(loaded)?;
         let model = classifier
             .admit(None, 1)

@@ -4,53 +4,37 @@ use anyhow::{Result, bail};
 
 use crate::config::ModelArgs;
 use crate::repository::{self, ModelSpec};
-
-/// A model to load.
-pub(super) struct Wanted {
-    pub(super) spec: ModelSpec,
-    /// Named by `--model`: without it there is no point in starting.
-    pub(super) required: bool,
-}
+use crate::service::Sources;
 
 /// The models of `--model`, then those of `--model-dir`; the embedded model if neither is given.
 ///
 /// # Errors
 /// When two share a name, the directory cannot be read, or `--default-model` is not among them.
-pub(super) fn wanted(args: &ModelArgs) -> Result<Vec<Wanted>> {
-    let mut wanted: Vec<Wanted> = Vec::new();
-    for spec in &args.model {
-        wanted.push(Wanted {
-            spec: spec.clone(),
-            required: true,
-        });
-    }
+pub(super) fn wanted(args: &ModelArgs, repository: repository::Config) -> Result<Sources> {
+    let mut wanted = Sources {
+        named: args.model.clone(),
+        found: Vec::new(),
+        directory: args.model_dir.clone(),
+        repository,
+    };
     if let Some(dir) = &args.model_dir {
-        for spec in repository::scan(dir)? {
-            wanted.push(Wanted {
-                spec,
-                required: false,
-            });
-        }
-        if wanted.is_empty() {
+        wanted.found = repository::scan(dir)?;
+        if wanted.named.is_empty() && wanted.found.is_empty() {
             bail!("--model-dir {} holds no model folder", dir.display());
         }
+    } else if wanted.named.is_empty() {
+        wanted.named.push(ModelSpec::embedded());
     }
-    if wanted.is_empty() {
-        wanted.push(Wanted {
-            spec: ModelSpec::embedded(),
-            required: true,
-        });
-    }
-    for (index, model) in wanted.iter().enumerate() {
-        let name = &model.spec.name;
-        if wanted[..index].iter().any(|other| other.spec.name == *name) {
+    let models = wanted.named.iter().chain(&wanted.found);
+    let names: Vec<&str> = models.map(|spec| spec.name.as_str()).collect();
+    for (index, name) in names.iter().enumerate() {
+        if names[..index].contains(name) {
             bail!("two models are named {name}; give each its own name with --model NAME=SOURCE");
         }
     }
     if let Some(default) = &args.default_model
-        && !wanted.iter().any(|model| model.spec.name == *default)
+        && !names.contains(&default.as_str())
     {
-        let names: Vec<_> = wanted.iter().map(|m| m.spec.name.as_str()).collect();
         bail!(
             "--default-model {default} is not served; served are {}",
             names.join(", ")

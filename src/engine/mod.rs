@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::ir::{Graph, Node};
 use crate::weights::Parameters;
 
-pub use crate::kernels::{Element, Isa, Token};
+pub use crate::kernels::{Element, Isa, Token, give_back};
 pub use candle::CandleEngine;
 pub use cpu::{FusedEngine, FusedOp, tune};
 pub use select::{DeviceChoice, EngineChoice, EngineOptions, Precision, select};
@@ -18,6 +18,12 @@ pub use select::{DeviceChoice, EngineChoice, EngineOptions, Precision, select};
 pub trait Engine: Send {
     /// What runs, for `resnetd_model_info` and `bench`.
     fn info(&self) -> &EngineInfo;
+
+    /// The batch sizes up to `max_batch` from which on something else is computed than below, ascending; the first is 1.
+    fn buckets(&self, max_batch: usize) -> Vec<usize> {
+        let _ = max_batch;
+        vec![1]
+    }
 
     /// Computes the logits of a batch.
     ///

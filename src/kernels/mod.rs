@@ -27,7 +27,7 @@ mod simd;
 #[cfg(test)]
 mod tests;
 
-pub use buffer::Buffer;
+pub use buffer::{Buffer, give_back};
 pub use conv::{Algorithm, Conv, ConvCall, ConvParts, ConvSpec, Misfit};
 pub use disjoint::{Serial, Threads};
 pub use epilogue::{Epilogue, Operation};

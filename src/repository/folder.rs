@@ -7,12 +7,12 @@ use std::path::{Component, Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::assemble::{self, Description};
-use super::{RepositoryError, labels, source};
+use super::{RepositoryError, labels, versions};
 use crate::families::Architecture;
 use crate::imaging::{Interpolation, Preprocessing};
 use crate::weights::{self, WeightSource};
 
-const MANIFEST: &str = "model.toml";
+pub(super) const MANIFEST: &str = "model.toml";
 /// Largest text file read: model.toml, labels, config.json.
 const MAX_TEXT: u64 = 16 << 20;
 
@@ -90,12 +90,7 @@ impl Manifest {
         let version = self
             .version
             .unwrap_or_else(|| assemble::FIRST_VERSION.to_owned());
-        if !source::is_word(&version, 64) {
-            return Err(misfit(
-                "version has characters other than A-Z a-z 0-9 . _ - or is not 1 to 64 of them"
-                    .to_owned(),
-            ));
-        }
+        versions::check_version(&version).map_err(&misfit)?;
         Ok(Description {
             architecture,
             version,

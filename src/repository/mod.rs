@@ -21,10 +21,12 @@ mod hub;
 mod labels;
 mod source;
 mod timm;
+mod versions;
 
 pub use folder::Provenance;
 pub use hub::HubConfig;
 pub use source::{ModelSpec, Source, scan};
+pub use versions::{Stamp, compare_versions};
 
 /// How models are loaded.
 #[derive(Clone, Debug, Default)]
@@ -36,7 +38,7 @@ pub struct Config {
 /// A model ready to run.
 pub struct LoadedModel {
     pub name: String,
-    /// From model.toml; of a hub model the start of its commit; else `1`.
+    /// The name of a version's folder; else from model.toml; of a hub model the start of its commit; else `1`.
     pub version: String,
     pub architecture: &'static Architecture,
     pub graph: Arc<Graph>,
@@ -67,6 +69,11 @@ pub enum RepositoryError {
     /// A file or folder that cannot be read or does not hold what it should.
     #[error("{path}: {reason}")]
     File { path: PathBuf, reason: String },
+    #[error(
+        "{path} is no model folder: expected {MANIFEST} in it, or a folder with {MANIFEST} for each version, as in \
+         {path}/1/{MANIFEST}", MANIFEST = folder::MANIFEST
+    )]
+    NoVersions { path: PathBuf },
     #[error("unknown architecture {name:?}; {}", known(.near))]
     Architecture {
         name: String,
@@ -100,7 +107,7 @@ impl RepositoryError {
     }
 }
 
-/// Loads one model: reads its description, builds the graph, checks the weights, makes the engine.
+/// Loads one version of a model: reads its description, builds the graph, checks the weights, makes the engine.
 ///
 /// Blocks on files, and on the network for a hub model.
 ///
@@ -109,13 +116,20 @@ impl RepositoryError {
 pub fn load(spec: &ModelSpec, config: &Config) -> Result<LoadedModel, RepositoryError> {
     let started = Instant::now();
     source::check_name(&spec.name)?;
+    if let Some(version) = &spec.version {
+        versions::check_version(version)
+            .map_err(|reason| RepositoryError::Spec(format!("{}: the {reason}", spec.source)))?;
+    }
     tracing::info!(model = spec.name, source = %spec.source, "loading");
-    let description = match &spec.source {
+    let mut description = match &spec.source {
         Source::Embedded => embedded::describe(),
         Source::File(path) => assemble::describe_file(&spec.name, path),
         Source::Folder(path) => folder::describe(path),
         Source::Hub { repo, revision } => timm::describe(repo, revision.as_deref(), &config.hub),
     }?;
+    if let Some(version) = &spec.version {
+        description.version.clone_from(version);
+    }
     let model = assemble::assemble(&spec.name, description, &config.engine)?;
     tracing::info!(
         model = model.name,

@@ -11,6 +11,8 @@ use super::{RepositoryError, embedded};
 pub struct ModelSpec {
     /// Name in requests and metrics.
     pub name: String,
+    /// Of a folder that its name makes a version; `None` where the source itself says its version.
+    pub version: Option<String>,
     pub source: Source,
 }
 
@@ -20,7 +22,7 @@ pub enum Source {
     Embedded,
     /// A weight file; the model's name is then an architecture.
     File(PathBuf),
-    /// A folder with model.toml.
+    /// A folder with model.toml, or with such a folder for each version.
     Folder(PathBuf),
     /// A repository of the Hugging Face hub.
     Hub {
@@ -34,6 +36,7 @@ impl ModelSpec {
     pub fn embedded() -> Self {
         Self {
             name: embedded::NAME.to_owned(),
+            version: None,
             source: Source::Embedded,
         }
     }
@@ -80,6 +83,7 @@ impl FromStr for ModelSpec {
         };
         Ok(Self {
             name: name.to_owned(),
+            version: None,
             source,
         })
     }
@@ -137,21 +141,27 @@ pub(super) fn is_word(text: &str, longest: usize) -> bool {
 /// # Errors
 /// When `dir` cannot be read.
 pub fn scan(dir: &Path) -> Result<Vec<ModelSpec>, RepositoryError> {
-    let failed = |e: std::io::Error| {
-        RepositoryError::file(dir, format!("cannot read the model directory: {e}"))
-    };
-    let mut specs = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
+    let folders = folders(dir)
+        .map_err(|e| RepositoryError::file(dir, format!("cannot read the model directory: {e}")))?;
+    let specs = folders.into_iter().map(|(name, path)| ModelSpec {
+        name,
+        version: None,
+        source: Source::Folder(path),
+    });
+    Ok(specs.collect())
+}
+
+/// Names and paths of the folders in a folder but the hidden ones, by name.
+pub(super) fn folders(dir: &Path) -> std::io::Result<Vec<(String, PathBuf)>> {
+    let mut folders = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
         // through links, which is how volumes are often mounted
         if !name.starts_with('.') && entry.path().is_dir() {
-            specs.push(ModelSpec {
-                name,
-                source: Source::Folder(entry.path()),
-            });
+            folders.push((name, entry.path()));
         }
     }
-    specs.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(specs)
+    folders.sort();
+    Ok(folders)
 }

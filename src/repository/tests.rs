@@ -20,7 +20,7 @@ fn folder(manifest: &str, classes: usize, labels: Option<&str>) -> tempfile::Tem
 }
 
 /// Generated weights of resnet20.
-fn weights(classes: usize) -> Vec<u8> {
+pub(super) fn weights(classes: usize) -> Vec<u8> {
     let architecture = assemble::architecture("resnet20").unwrap();
     let graph = (architecture.build)(Shape::new(3, 32, 32), classes).unwrap();
     let generator = Generator::new(&graph, 1, [0.5, 1.0]);
@@ -45,6 +45,7 @@ fn weights(classes: usize) -> Vec<u8> {
 fn load_folder(path: &Path) -> Result<LoadedModel, RepositoryError> {
     let spec = ModelSpec {
         name: "net".to_owned(),
+        version: None,
         source: Source::Folder(path.to_owned()),
     };
     load(&spec, &Config::default())
@@ -56,7 +57,7 @@ fn refusal(manifest: &str, labels: Option<&str>) -> String {
         .to_string()
 }
 
-const MINIMAL: &str = "architecture = 'resnet20'\nweights = 'w.safetensors'\n";
+pub(super) const MINIMAL: &str = "architecture = 'resnet20'\nweights = 'w.safetensors'\n";
 
 #[test]
 fn specs_are_parsed() {

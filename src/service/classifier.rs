@@ -1,4 +1,4 @@
-//! The [`Classify`] that serves: loads models into batchers, admits requests, answers them.
+//! The [`Classify`] that serves: admits requests and answers them, and has models loaded and unloaded.
 //!
 //! Every image of a request ends once, here: with scores, with an error, or withdrawn because its caller left;
 //! that is where images and rejections are counted.
@@ -8,18 +8,20 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::models::Models;
+use super::lifecycle::{LifeCycle, Sources};
+use super::loading::LoadError;
 use super::pipeline::{Job, Pending};
+use super::table::Models;
+use super::watching::Watch;
 use super::{
-    BoxFuture, Classify, Code, Error, Input, ModelState, ModelStatus, Priority, Readiness, Reply,
-    Request, Scores, ServedModel, Timing,
+    BoxFuture, Classify, Code, Error, Input, ModelStatus, Priority, Readiness, Reply, Request,
+    Scores, ServedModel, Timing,
 };
-use crate::batching::{self, BatchError, Batcher, QueueFull, Ticket};
+use crate::batching::{self, QueueFull, Ticket};
 use crate::imaging;
-use crate::ir::Shape;
 use crate::pool::Pool;
 use crate::repository::LoadedModel;
-use crate::telemetry::{Metrics, ModelInfo, ModelLabels, ModelMetrics, RejectReason, Served};
+use crate::telemetry::{Metrics, ModelMetrics, RejectReason, Served};
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -32,13 +34,12 @@ pub struct Config {
     pub batching: batching::Config,
 }
 
-/// Models and the threads that prepare their images. Models arrive by [`Classifier::mark_loading`], then
-/// [`Classifier::load_model`] or [`Classifier::mark_failed`].
+/// Models and the threads that prepare their images. Models come from [`Sources`], or one by one from
+/// [`Classifier::load_model`].
 #[derive(Debug)]
 pub struct Classifier {
     config: Config,
-    models: Models,
-    metrics: Arc<Metrics>,
+    life: Arc<LifeCycle>,
 }
 
 /// Room in one model's queue; see [`Ticket`].
@@ -48,122 +49,60 @@ pub struct Admission {
     pub ticket: Ticket,
 }
 
-/// Why a loaded model cannot serve.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    #[error("the model has {classes} classes but {labels} labels; give one label per class")]
-    Labels { classes: usize, labels: usize },
-    #[error("preprocessing yields {crop}x{crop} RGB images, but the network takes {input}")]
-    Input { crop: u32, input: Shape },
-    #[error("the warm-up failed: {0}")]
-    WarmUp(BatchError),
-    #[error("the warm-up gave values that are not finite; the weights may be damaged")]
-    NotFinite,
-    #[error("the model's thread could not be started: {0}")]
-    Thread(std::io::Error),
-}
-
 impl Classifier {
     pub fn new(config: Config, metrics: Arc<Metrics>) -> Self {
+        let models = Models::new(config.default_model.clone());
         Self {
-            models: Models::new(config.default_model.clone()),
+            life: Arc::new(LifeCycle::new(models, metrics, config.batching)),
             config,
-            metrics,
         }
     }
 
-    /// Announces a model. Announce every one before the first is loaded: the server is ready when none is loading.
-    pub fn mark_loading(&self, name: &str) {
-        self.models.set(name, ModelState::Loading);
+    /// Announces every model of the sources; [`Classifier::load_announced`] loads them.
+    pub fn with_sources(self, sources: Sources) -> Self {
+        self.life.announce(sources);
+        self
     }
 
-    /// Shows a model as failed; requests that name it are told why.
-    pub fn mark_failed(&self, name: &str, reason: impl Into<String>) {
-        self.models.set(name, ModelState::Failed(reason.into()));
-    }
-
-    /// Warms a model up and serves it. Takes the time of a forward pass: not for the async runtime's workers.
+    /// Loads every announced model, one after the other: not for the async runtime's workers.
     ///
     /// # Errors
-    /// When its parts do not fit each other or its first forward pass fails. The model's state is then as before.
-    pub fn load_model(&self, loaded: LoadedModel) -> Result<(), LoadError> {
-        let LoadedModel {
-            name,
-            version,
-            architecture,
-            graph,
-            labels,
-            preprocessing,
-            provenance,
-            mut engine,
-        } = loaded;
-        let (input, classes) = (graph.input(), graph.classes());
-        let crop = preprocessing.crop;
-        if (input.channels, input.height, input.width) != (3, crop as usize, crop as usize) {
-            return Err(LoadError::Input { crop, input });
-        }
-        if labels.len() != classes {
-            let labels = labels.len();
-            return Err(LoadError::Labels { classes, labels });
-        }
-        let logits = batching::warm_up(engine.as_mut(), input.elements(), classes)
-            .map_err(LoadError::WarmUp)?;
-        if logits.iter().any(|logit| !logit.is_finite()) {
-            return Err(LoadError::NotFinite);
-        }
+    /// When none of the versions of a model that was named can serve.
+    pub fn load_announced(&self) -> Result<(), Error> {
+        self.life.load_announced()
+    }
 
-        let info = engine.info().clone();
-        let counts = graph.counts();
-        let series = ModelLabels {
-            model: name.clone(),
-            family: architecture.family.to_owned(),
-            depth: architecture.depth.to_string(),
-            version: version.clone(),
-            device: info.device.clone(),
-        };
-        let metrics = self.metrics.model(&series);
-        let limits = self.config.batching;
-        let batcher = Batcher::spawn(
-            &name,
-            engine,
-            input.elements(),
-            classes,
-            limits,
-            Arc::clone(&metrics),
-        )
-        .map_err(LoadError::Thread)?;
-        let model_info = ModelInfo {
-            engine: info.engine.to_owned(),
-            precision: info.precision.to_owned(),
-            isa: info.isa.to_owned(),
-            parameters: counts.parameters,
-        };
-        self.metrics.set_model_info(&series, &model_info);
-        let model = ServedModel {
-            name,
-            version,
-            architecture: architecture.name,
-            family: architecture.family,
-            depth: architecture.depth,
-            input,
-            labels: labels.into(),
-            preprocessing,
-            provenance,
-            engine: info,
-            counts,
-            limits,
-            metrics,
-            batcher,
-        };
-        let name = model.name.clone();
-        self.models.set(&name, ModelState::Ready(Arc::new(model)));
-        Ok(())
+    /// Watches the files of every source from now on, until the handle is dropped.
+    ///
+    /// # Errors
+    /// When the operating system refuses a thread.
+    pub fn watch(&self, interval: Duration) -> std::io::Result<Watch> {
+        Watch::spawn(Arc::clone(&self.life), interval)
+    }
+
+    /// Announces a model that [`Classifier::load_model`] is going to bring.
+    pub fn mark_loading(&self, name: &str) {
+        self.life.models.announce(name);
+    }
+
+    /// Shows why a model could not be loaded; a version of it that serves goes on.
+    pub fn mark_failed(&self, name: &str, reason: &str) {
+        self.life.models.fail(name, None, reason);
+    }
+
+    /// Warms a version of a model up and serves it beside the others, in place of what it was. Takes the time of some
+    /// forward passes: not for the async runtime's workers.
+    ///
+    /// # Errors
+    /// When its parts do not fit each other or a forward pass fails. The model's state is then as before.
+    pub fn load_model(&self, loaded: LoadedModel) -> Result<(), LoadError> {
+        self.life.serve(loaded)
     }
 }
 
 impl Classify for Classifier {
     fn find(&self, model: Option<&str>, version: Option<&str>) -> Result<Arc<ServedModel>, Error> {
-        self.models.find(model, version)
+        self.life.models.find(model, version)
     }
 
     fn infer(&self, admission: Admission, request: Request) -> BoxFuture<'_, Result<Reply, Error>> {
@@ -176,35 +115,49 @@ impl Classify for Classifier {
     }
 
     fn largest_input(&self) -> usize {
-        self.models.largest_input()
+        self.life.models.largest_input()
     }
 
     fn models(&self) -> Vec<ModelStatus> {
-        self.models.list()
+        self.life.models.list()
     }
 
-    fn load(&self, _model: &str) -> BoxFuture<'static, Result<(), Error>> {
-        unimplemented!()
+    fn load(&self, model: &str) -> BoxFuture<'static, Result<(), Error>> {
+        self.life_cycle(model, LifeCycle::load)
     }
 
-    fn unload(&self, _model: &str) -> BoxFuture<'static, Result<(), Error>> {
-        unimplemented!()
+    fn unload(&self, model: &str) -> BoxFuture<'static, Result<(), Error>> {
+        self.life_cycle(model, LifeCycle::unload)
     }
 
     fn is_ready(&self) -> bool {
-        self.models.readiness() == Readiness::Ready
+        self.life.models.readiness() == Readiness::Ready
     }
 
     fn subscribe(&self) -> watch::Receiver<Readiness> {
-        self.models.subscribe()
+        self.life.models.subscribe()
     }
 
     fn drain(&self) {
-        self.models.drain();
+        self.life.models.drain();
     }
 }
 
 impl Classifier {
+    /// Does something to a model on a thread that may block; it goes on if the future is dropped.
+    fn life_cycle(
+        &self,
+        model: &str,
+        operation: fn(&LifeCycle, &str) -> Result<(), Error>,
+    ) -> BoxFuture<'static, Result<(), Error>> {
+        let (life, model) = (Arc::clone(&self.life), model.to_owned());
+        Box::pin(async move {
+            let work = tokio::task::spawn_blocking(move || operation(&life, &model));
+            let lost = |_| Error::new(Code::Internal, "the model's load or unload broke off");
+            work.await.map_err(lost)?
+        })
+    }
+
     async fn answer(
         &self,
         admission: Admission,

@@ -1,16 +1,20 @@
 //! The service between protocols and models: admission, decode, preprocess, submit, scores.
 //!
 //! Protocols hold [`Classify`] and translate; `classifier` admits and answers, `pipeline` takes one image from bytes to
-//! logits, `scores` makes probabilities and top-k of them, `models` is the table of what is served and whether the
-//! server is ready.
+//! logits, `scores` makes probabilities and top-k of them. `models` says what is served and `table` holds it, `lifecycle`
+//! loads and unloads through `loading`, and `watching` has it done when files change.
 
 mod classifier;
 mod error;
+mod lifecycle;
+mod loading;
 mod models;
 mod pipeline;
 mod scores;
+mod table;
 #[cfg(test)]
 mod tests;
+mod watching;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -23,10 +27,13 @@ use tokio::sync::watch;
 pub use crate::batching::Priority;
 pub use crate::imaging::Preprocessing;
 pub use crate::repository::Provenance;
-pub use classifier::{Admission, Classifier, Config, LoadError};
+pub use classifier::{Admission, Classifier, Config};
 pub use error::{Code, Error};
+pub use lifecycle::Sources;
+pub use loading::LoadError;
 pub use models::{ModelState, ModelStatus, Readiness, ServedModel, VersionStatus};
 pub use scores::{Prediction, Scores};
+pub use watching::Watch;
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 

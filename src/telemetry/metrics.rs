@@ -92,6 +92,7 @@ struct Families {
     requests: IntCounterVec,
     rejected: IntCounterVec,
     info: IntGaugeVec,
+    loads: IntCounterVec,
 }
 
 /// One model's series, all existing at zero from the moment this is made.
@@ -163,6 +164,23 @@ impl Metrics {
         if let Some(registered) = self.models().remove(labels) {
             self.families
                 .remove(labels, &self.codes, registered.info.as_ref());
+        }
+    }
+
+    /// Counts one attempt to load a version of a model: `resnetd_model_loads_total{model,result}`. Both results exist
+    /// from the first attempt on; they stay while the model is known, even if it never served, until
+    /// [`Metrics::remove_loads`].
+    pub fn loaded(&self, model: &str, ok: bool) {
+        for (result, count) in [("ok", ok), ("failed", !ok)] {
+            let counter = self.families.loads.with_label_values(&[model, result]);
+            counter.inc_by(u64::from(count));
+        }
+    }
+
+    /// Removes what [`Metrics::loaded`] has counted of a model.
+    pub fn remove_loads(&self, model: &str) {
+        for result in ["ok", "failed"] {
+            let _ = self.families.loads.remove_label_values(&[model, result]);
         }
     }
 
@@ -332,6 +350,17 @@ impl Families {
                 "resnetd_model_info",
                 "What serves a model; always 1.",
                 &["engine", "precision", "isa", "parameters"],
+            ),
+            loads: register(
+                registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "resnetd_model_loads_total",
+                        "Attempts to load a version of a model.",
+                    ),
+                    &["model", "result"],
+                )
+                .expect(CONSTANT),
             ),
         }
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::common::process::{Process, data, resnetd, run};
-use super::common::{metric, weights};
+use super::common::{PATIENCE, metric, weights};
 use super::refused;
 
 const LOCAL: [&str; 4] = ["--http-addr", "127.0.0.1:0", "--grpc-addr", "127.0.0.1:0"];
@@ -171,6 +171,67 @@ async fn a_broken_folder_is_shown_and_the_rest_serve() {
 }
 
 #[tokio::test]
+async fn versions_are_served_and_the_watch_takes_new_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let net = folder.path().join("net");
+    for version in ["2", "10"] {
+        weights::folder(&net.join(version), "plain20", "weights.safetensors");
+    }
+    let from = folder.path().to_str().unwrap();
+    let process = Process::serve(&["--model-dir", from, "--watch=50ms"]).await;
+    let (status, body) = classify(&process, 1, None).await;
+    assert_eq!((status, &body["version"]), (200, &"10".into()));
+
+    weights::folder(&net.join("11"), "resnet20", "weights.safetensors");
+    let started = std::time::Instant::now();
+    while classify(&process, 1, None).await.1["version"] != "11" {
+        assert!(started.elapsed() < PATIENCE, "{}", process.stderr());
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let model = process.json("/models/net").await;
+    let versions = model["versions"].as_array().unwrap().iter();
+    let rows: Vec<(&str, &str)> = versions
+        .map(|row| {
+            let text = |key: &str| row[key].as_str().unwrap();
+            (text("version"), text("state"))
+        })
+        .collect();
+    assert_eq!(rows, [("2", "ready"), ("10", "ready"), ("11", "ready")]);
+    let text = process.metrics().await;
+    let loads = |result| {
+        let labels = [("model", "net"), ("result", result)];
+        metric(&text, "resnetd_model_loads_total", &labels)
+    };
+    assert!(loads("ok") >= 3.0);
+
+    // the commands without a server take the newest
+    let named = format!("net={}", net.display());
+    let image = data("preprocess/tiny.png");
+    let ran = run(&[
+        "classify",
+        "--model",
+        &named,
+        image.to_str().unwrap(),
+        "--json",
+    ]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    std::fs::write(net.join("11/weights.safetensors"), "none").unwrap();
+    let error = refused(&["classify", "--model", &named, image.to_str().unwrap()]);
+    assert!(error.contains("11/weights.safetensors"), "{error}");
+}
+
+#[test]
+fn a_folder_of_nothing_says_what_was_expected() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = format!("net={}", folder.path().display());
+    let error = refused(&[&["serve", "--model", &model], LOCAL.as_slice()].concat());
+    assert!(error.contains("expected model.toml in it"), "{error}");
+    let ran = run(&["serve", "--watch=0s"]);
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    assert!(ran.stderr.contains("--watch"), "{ran:?}");
+}
+
+#[tokio::test]
 async fn a_pth_file_and_the_same_weights_as_safetensors_answer_alike() {
     let folder = tempfile::tempdir().unwrap();
     let model = |name: &str, path: &Path| format!("{name}={}", path.display());
@@ -249,6 +310,9 @@ fn every_flag_has_its_variable() {
     for flag in flags {
         let name = flag
             .trim_start_matches('-')
+            .split('[')
+            .next()
+            .unwrap()
             .replace('-', "_")
             .to_uppercase();
         assert!(

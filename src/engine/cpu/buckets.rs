@@ -39,6 +39,11 @@ impl Buckets {
         fitting.map_or(&self.smallest, |(_, conv)| conv)
     }
 
+    /// The smallest batches that take another packing than those below them.
+    pub(super) fn starts(&self) -> impl Iterator<Item = usize> {
+        self.larger.iter().map(|(from, _)| *from)
+    }
+
     /// Values of all packed weights.
     pub(super) fn packed_len(&self) -> usize {
         let larger = self.larger.iter().map(|(_, conv)| conv.packed_len());
@@ -89,6 +94,7 @@ mod tests {
         let taken = [1, 2, 7, 8, 9].map(|batch| buckets.of(batch).algorithm());
         use Algorithm::{Direct, Winograd4, Winograd6};
         assert_eq!(taken, [Direct, Winograd4, Winograd4, Winograd6, Winograd6]);
+        assert_eq!(buckets.starts().collect::<Vec<_>>(), [2, 8]);
         let lens = [1, 2, 8].map(|batch| buckets.of(batch).packed_len());
         assert_eq!(buckets.packed_len(), lens.iter().sum::<usize>());
     }

@@ -105,6 +105,11 @@ impl Engine for FusedEngine {
         &self.info
     }
 
+    fn buckets(&self, max_batch: usize) -> Vec<usize> {
+        let buckets = self.plan.buckets().into_iter();
+        buckets.take_while(|&from| from <= max_batch).collect()
+    }
+
     fn forward(
         &mut self,
         batch: usize,

@@ -1,6 +1,8 @@
 //! The plan of one network on one instruction set: a layout and a buffer for each value, a prepared kernel for each
 //! layer. Weights are packed here and the originals dropped.
 
+use std::collections::BTreeSet;
+
 use super::buckets::Buckets;
 use super::choose;
 use super::passes::{self, Fused, Layer, LayerOp};
@@ -64,6 +66,15 @@ impl Plan {
             steps.push(step(layer, output, &places, token)?);
         }
         Ok(Self { steps, buffers })
+    }
+
+    /// The batch sizes from which on a layer is computed in another way, and 1; ascending.
+    pub(super) fn buckets(&self) -> BTreeSet<usize> {
+        let starts = self.steps.iter().filter_map(|step| match &step.kernel {
+            Kernel::Conv(conv) => Some(conv.starts()),
+            _ => None,
+        });
+        starts.flatten().chain([1]).collect()
     }
 }
 
@@ -255,15 +266,39 @@ fn step(layer: Layer, output: Place, places: &[Place], token: Token) -> Result<S
 mod tests {
     use super::*;
     use crate::ir::{Builder, NodeId, Shape};
+    use crate::kernels::Isa;
     use crate::weights::Generator;
 
     fn plan(build: impl Fn(&mut Builder, NodeId)) -> Plan {
-        let (mut b, x) = Builder::new(Shape::new(3, 16, 16));
+        plan_for(Token::detect(None), Shape::new(3, 16, 16), build)
+    }
+
+    fn plan_for(token: Token, input: Shape, build: impl Fn(&mut Builder, NodeId)) -> Plan {
+        let (mut b, x) = Builder::new(input);
         build(&mut b, x);
         let graph = b.finish().expect("a graph");
         let source = Generator::new(&graph, 3, [0.5, 0.9]);
         let parameters = Parameters::load(&graph, &source).expect("generated weights");
-        Plan::new(&graph, parameters, Token::detect(None)).expect("a plan")
+        Plan::new(&graph, parameters, token).expect("a plan")
+    }
+
+    #[test]
+    fn buckets_are_those_of_all_layers() {
+        for token in Token::available() {
+            let at = |channels, size| {
+                let input = Shape::new(channels, size, size);
+                let conv = |b: &mut Builder, x| {
+                    b.conv("conv", x, channels, 3, 1);
+                };
+                Vec::from_iter(plan_for(token, input, conv).buckets())
+            };
+            // lines of algorithms.txt
+            let (small, other) = match (token.isa(), token.element()) {
+                (Isa::Avx512, Element::F32) => (vec![1, 4], vec![1, 2]),
+                _ => (vec![1], vec![1]),
+            };
+            assert_eq!((at(512, 7), at(640, 8)), (small, other), "{token:?}");
+        }
     }
 
     /// Three residual blocks, a value that stays alive over all of them, and their concatenation.

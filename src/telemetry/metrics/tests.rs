@@ -193,6 +193,26 @@ fn a_removed_model_leaves_nothing() {
     assert_eq!(series(&metrics.render()), before);
 }
 
+#[test]
+fn loads_are_counted_by_their_result_until_the_model_is_forgotten() {
+    let metrics = Metrics::new(&CODES);
+    let before = series(&metrics.render());
+    metrics.loaded("a", false);
+    metrics.loaded("a", false);
+    metrics.loaded("b", true);
+    let text = metrics.render();
+    let of = |model: &str, result: &str| {
+        let with = [format!("model=\"{model}\""), format!("result=\"{result}\"")];
+        let with = with.each_ref().map(String::as_str);
+        sample(&text, "resnetd_model_loads_total", &with)
+    };
+    assert_eq!((of("a", "ok"), of("a", "failed")), (Some(0.0), Some(2.0)));
+    assert_eq!((of("b", "ok"), of("b", "failed")), (Some(1.0), Some(0.0)));
+    metrics.remove_loads("a");
+    metrics.remove_loads("b");
+    assert_eq!(series(&metrics.render()), before);
+}
+
 /// Names and labels of every series of ours.
 fn series(text: &str) -> Vec<String> {
     let lines = text.lines().filter(|line| line.starts_with("resnetd_"));

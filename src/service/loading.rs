@@ -1,0 +1,110 @@
+//! From a loaded model to one that serves: its parts fit, it has run once for each size of batch, its queue has a thread.
+
+use std::sync::Arc;
+
+use super::ServedModel;
+use crate::batching::{self, BatchError, Batcher};
+use crate::ir::Shape;
+use crate::repository::LoadedModel;
+use crate::telemetry::{Metrics, ModelInfo, ModelLabels};
+
+/// Why a loaded model cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("the model has {classes} classes but {labels} labels; give one label per class")]
+    Labels { classes: usize, labels: usize },
+    #[error("preprocessing yields {crop}x{crop} RGB images, but the network takes {input}")]
+    Input { crop: u32, input: Shape },
+    #[error("the warm-up failed: {0}")]
+    WarmUp(BatchError),
+    #[error("the warm-up gave values that are not finite; the weights may be damaged")]
+    NotFinite,
+    #[error("the model's thread could not be started: {0}")]
+    Thread(std::io::Error),
+}
+
+/// Warms a model up, makes its series and starts its thread. Takes the time of some forward passes.
+///
+/// # Errors
+/// When its parts do not fit each other or a forward pass fails.
+pub(super) fn prepare(
+    mut loaded: LoadedModel,
+    limits: batching::Config,
+    metrics: &Metrics,
+) -> Result<ServedModel, LoadError> {
+    check(&mut loaded, limits)?;
+    let LoadedModel {
+        name,
+        version,
+        architecture,
+        graph,
+        labels,
+        preprocessing,
+        provenance,
+        engine,
+    } = loaded;
+    let (input, classes) = (graph.input(), graph.classes());
+    let info = engine.info().clone();
+    let counts = graph.counts();
+    let series = ModelLabels {
+        model: name.clone(),
+        family: architecture.family.to_owned(),
+        depth: architecture.depth.to_string(),
+        version: version.clone(),
+        device: info.device.clone(),
+    };
+    let handles = metrics.model(&series);
+    let batcher = Batcher::spawn(
+        &name,
+        engine,
+        input.elements(),
+        classes,
+        limits,
+        Arc::clone(&handles),
+    )
+    .map_err(LoadError::Thread)?;
+    let model_info = ModelInfo {
+        engine: info.engine.to_owned(),
+        precision: info.precision.to_owned(),
+        isa: info.isa.to_owned(),
+        parameters: counts.parameters,
+    };
+    metrics.set_model_info(&series, &model_info);
+    Ok(ServedModel {
+        name,
+        version,
+        architecture: architecture.name,
+        family: architecture.family,
+        depth: architecture.depth,
+        input,
+        labels: labels.into(),
+        preprocessing,
+        provenance,
+        engine: info,
+        counts,
+        limits,
+        series,
+        metrics: handles,
+        batcher,
+    })
+}
+
+/// Whether the parts fit each other and the engine yields numbers.
+fn check(loaded: &mut LoadedModel, limits: batching::Config) -> Result<(), LoadError> {
+    let (input, classes) = (loaded.graph.input(), loaded.graph.classes());
+    let crop = loaded.preprocessing.crop;
+    if (input.channels, input.height, input.width) != (3, crop as usize, crop as usize) {
+        return Err(LoadError::Input { crop, input });
+    }
+    if loaded.labels.len() != classes {
+        let labels = loaded.labels.len();
+        return Err(LoadError::Labels { classes, labels });
+    }
+    let engine = loaded.engine.as_mut();
+    let logits = batching::warm_up(engine, input.elements(), classes, limits.max_batch)
+        .map_err(LoadError::WarmUp)?;
+    if logits.iter().any(|logit| !logit.is_finite()) {
+        return Err(LoadError::NotFinite);
+    }
+    Ok(())
+}
