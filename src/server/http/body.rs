@@ -12,6 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
+use hyper::body::Body as _;
 use serde::Deserialize;
 
 use crate::server::Core;
@@ -226,7 +227,9 @@ fn agree<T: PartialEq + std::fmt::Debug>(
 
 /// The whole body, which the guard has bounded.
 pub(super) async fn collect(mut body: Body) -> Result<Bytes, Error> {
-    let mut bytes = BytesMut::new();
+    // no more than the guard lets pass
+    let announced = body.size_hint().lower();
+    let mut bytes = BytesMut::with_capacity(usize::try_from(announced).unwrap_or(0));
     while let Some(frame) = body.frame().await {
         let frame = frame
             .map_err(|error| cause(&error).unwrap_or_else(|| Error::invalid(error.to_string())))?;

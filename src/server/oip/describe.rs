@@ -13,13 +13,12 @@ use crate::telemetry::Span;
 
 const SERVER: &str = "resnetd";
 /// Exactly those that work.
-const EXTENSIONS: [&str; 7] = [
+const EXTENSIONS: [&str; 6] = [
     "classification",
     "binary_tensor_data",
     "statistics",
     "model_configuration",
     "model_repository",
-    "model_repository(unload_dependents)",
     "schedule_policy",
 ];
 

@@ -95,21 +95,28 @@ fn floats(tensor: Tensor, image: [usize; 3], max_images: usize) -> Result<Vec<In
             list(&tensor.shape)
         )));
     };
-    let len = image.iter().product();
+    let len: usize = image.iter().product();
     let count = images * len;
-    let values = match tensor.data {
-        Data::Floats(values) => values,
+    let images: Vec<Vec<f32>> = match tensor.data {
+        Data::Floats(values) if values.len() != count => {
+            return Err(mismatch(&tensor.shape, count, values.len(), "values"));
+        }
+        Data::Floats(values) => values.chunks_exact(len).map(<[f32]>::to_vec).collect(),
         Data::Raw(bytes) => {
-            if bytes.len() != count * size_of::<f32>() {
-                return Err(mismatch(
-                    &tensor.shape,
-                    count * size_of::<f32>(),
-                    bytes.len(),
-                    "bytes",
-                ));
+            let size = size_of::<f32>();
+            if bytes.len() != count * size {
+                return Err(mismatch(&tensor.shape, count * size, bytes.len(), "bytes"));
             }
-            let value = |bytes: &[u8; 4]| f32::from_le_bytes(*bytes);
-            bytes.as_chunks().0.iter().map(value).collect()
+            let values = |image: &[u8]| {
+                image
+                    .as_chunks()
+                    .0
+                    .iter()
+                    .copied()
+                    .map(f32::from_le_bytes)
+                    .collect()
+            };
+            bytes.chunks_exact(len * size).map(values).collect()
         }
         Data::Elements(_) => {
             return Err(Error::invalid(
@@ -118,18 +125,15 @@ fn floats(tensor: Tensor, image: [usize; 3], max_images: usize) -> Result<Vec<In
         }
         Data::None => return Err(no_data()),
     };
-    if values.len() != count {
-        return Err(mismatch(&tensor.shape, count, values.len(), "values"));
-    }
-    if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+    let finite = |image: &Vec<f32>| image.iter().position(|value| !value.is_finite());
+    let spoiled = images.iter().map(finite).enumerate();
+    if let Some((image, Some(at))) = spoiled.into_iter().find(|(_, at)| at.is_some()) {
+        let at = image * len + at;
         return Err(Error::invalid(format!(
             "the data of the input is not finite at index {at} of {count}"
         )));
     }
-    Ok(values
-        .chunks_exact(len)
-        .map(|image| Input::Tensor(image.to_vec()))
-        .collect())
+    Ok(images.into_iter().map(Input::Tensor).collect())
 }
 
 fn encoded(tensor: Tensor, max_images: usize) -> Result<Vec<Input>, Error> {
