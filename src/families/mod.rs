@@ -5,6 +5,7 @@ mod cifar_resnet;
 mod cifar_resnext;
 mod googlenet;
 mod inception;
+mod inception_resnet_v2;
 mod inception_v3;
 mod inception_v4;
 mod nin;

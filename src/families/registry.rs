@@ -1,8 +1,8 @@
 //! The one list of architectures.
 
 use super::{
-    alexnet, cifar_resnet, cifar_resnext, googlenet, inception_v3, inception_v4, nin, preact,
-    resnet, resnetv2, stochdepth, vgg, wrn,
+    alexnet, cifar_resnet, cifar_resnext, googlenet, inception_resnet_v2, inception_v3,
+    inception_v4, nin, preact, resnet, resnetv2, stochdepth, vgg, wrn,
 };
 use crate::ir::{DepthRule, Graph, Shape};
 
@@ -39,6 +39,7 @@ const FAMILIES: &[&[Architecture]] = &[
     inception_v3::ARCHITECTURES,
     inception_v4::ARCHITECTURES,
     stochdepth::ARCHITECTURES,
+    inception_resnet_v2::ARCHITECTURES,
 ];
 
 impl Architecture {
