@@ -2,7 +2,7 @@
 //! it; timm's names are the same.
 //!
 //! Depth is 48, the weighted layers on the longest path of this network. The paper says 42 of the one in its table 1,
-//! whose stem and grid reductions differ, and not how it counts. The auxiliary classifier is for training only.
+//! whose stem differs, and not how it counts. The auxiliary classifier is for training only.
 
 use super::inception::{REDUCTION_POOL, SAME_POOL, branch, point, reduction, unit};
 use super::registry::Architecture;
