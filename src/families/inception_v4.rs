@@ -12,17 +12,22 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[Architecture {
     ..Architecture::imagenet("inception_v4", "inception", 76, graph)
 }];
 
+/// Adds a module of that name.
+type Module = fn(&mut Builder, &str, NodeId) -> NodeId;
+
+/// The modules after the stem, and how often each follows itself (figure 9).
+const MODULES: [(Module, usize); 5] = [
+    (inception_a, 4),
+    (reduction_a, 1),
+    (inception_b, 7),
+    (reduction_b, 1),
+    (inception_c, 3),
+];
+
 fn graph(input: Shape, classes: usize) -> Result<Graph, String> {
     let (mut b, x) = Builder::new(input);
     let mut x = stem(&mut b, x);
-    let modules: [(fn(&mut Builder, &str, NodeId) -> NodeId, usize); 5] = [
-        (inception_a, 4),
-        (reduction_a, 1),
-        (inception_b, 7),
-        (reduction_b, 1),
-        (inception_c, 3),
-    ];
-    let modules = modules
+    let modules = MODULES
         .into_iter()
         .flat_map(|(module, times)| std::iter::repeat_n(module, times));
     // the stem takes the first six places of timm's list
