@@ -53,9 +53,15 @@ fn bits(logits: &[f32]) -> Vec<u32> {
 }
 
 fn check_family(name: &str) {
+    check_at(name, families::find(name).unwrap().input_size);
+}
+
+/// On images of `side` by `side` pixels.
+fn check_at(name: &str, side: usize) {
+    let architecture = families::find(name).unwrap();
     for precision in [Precision::F32, Precision::Bf16] {
-        let graph = families::find(name).unwrap().default_graph().unwrap();
-        check(name, graph, precision);
+        let graph = (architecture.build)(Shape::new(3, side, side), architecture.classes);
+        check(name, graph.unwrap(), precision);
     }
 }
 
@@ -105,6 +111,17 @@ fn residual_networks() {
 #[test]
 fn pre_activation_and_wide_networks() {
     check_family("wrn16_4");
+}
+
+#[test]
+fn large_linear_layers() {
+    check_at("alexnet", 64);
+}
+
+#[test]
+fn branches_side_by_side() {
+    check_at("googlenet", 64);
+    check_at("inception_resnet_v2", 75);
 }
 
 /// On AVX-512 the table of algorithms has another for this layer from four images on.

@@ -3,7 +3,7 @@
 //! `resnext29_<cardinality>x<width>d`: three stages of three bottlenecks, depth 9n + 2; projections are not counted.
 
 use super::registry::Architecture;
-use crate::ir::{Builder, Graph, NodeId, Shape};
+use crate::ir::{Builder, Conv, Graph, NodeId, Shape};
 
 pub(super) const ARCHITECTURES: &[Architecture] = &[
     Architecture::cifar("resnext29_8x64d", "cifar_resnext", 29, |s, k| {
@@ -45,7 +45,8 @@ fn bottleneck(
     let y = b.conv(&part("conv1"), x, width, 1, 1);
     let y = b.batch_norm(&part("bn1"), y);
     let y = b.relu(y);
-    let y = b.grouped_conv(&part("conv2"), y, width, 3, stride, groups);
+    let grouped = Conv::square(width, 3).strided(stride).grouped(groups);
+    let y = b.conv2d(&part("conv2"), y, grouped);
     let y = b.batch_norm(&part("bn2"), y);
     let y = b.relu(y);
     let y = b.conv(&part("conv3"), y, out_channels, 1, 1);

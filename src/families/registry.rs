@@ -1,6 +1,9 @@
 //! The one list of architectures.
 
-use super::{cifar_resnet, cifar_resnext, preact, resnet, resnetv2, wrn};
+use super::{
+    alexnet, cifar_resnet, cifar_resnext, googlenet, inception_resnet_v2, inception_v3,
+    inception_v4, nin, preact, resnet, resnetv2, stochdepth, vgg, wrn,
+};
 use crate::ir::{DepthRule, Graph, Shape};
 
 /// A named network of one family.
@@ -10,7 +13,7 @@ pub struct Architecture {
     pub name: &'static str,
     /// `resnet`, `resnext`, `wide_resnet`, `plain`, ...
     pub family: &'static str,
-    /// The number in the name.
+    /// The number in the name, or what the rule counts where the name has none.
     pub depth: usize,
     /// How the family's paper counts that number.
     pub depth_rule: DepthRule,
@@ -29,6 +32,14 @@ const FAMILIES: &[&[Architecture]] = &[
     preact::ARCHITECTURES,
     wrn::ARCHITECTURES,
     cifar_resnext::ARCHITECTURES,
+    alexnet::ARCHITECTURES,
+    vgg::ARCHITECTURES,
+    nin::ARCHITECTURES,
+    googlenet::ARCHITECTURES,
+    inception_v3::ARCHITECTURES,
+    inception_v4::ARCHITECTURES,
+    stochdepth::ARCHITECTURES,
+    inception_resnet_v2::ARCHITECTURES,
 ];
 
 impl Architecture {

@@ -5,7 +5,7 @@
 //! projections are not counted.
 
 use super::registry::Architecture;
-use crate::ir::{Builder, Graph, NodeId, Shape};
+use crate::ir::{Builder, Conv, Graph, NodeId, Pool2d, Shape};
 
 pub(super) const ARCHITECTURES: &[Architecture] = &[
     Architecture::imagenet("plain18", "plain", 18, |s, k| PLAIN18.graph(s, k)),
@@ -98,7 +98,7 @@ impl Numbers {
         let x = b.conv("conv1", x, 64, 7, 2);
         let x = b.batch_norm("bn1", x);
         let x = b.relu(x);
-        let mut x = b.max_pool(x, 3, 2, 1);
+        let mut x = b.max_pool(x, Pool2d::square(3, 2).padded(1));
         for (stage, &blocks) in self.blocks.iter().enumerate() {
             for block in 0..blocks {
                 let stride = if stage > 0 && block == 0 { 2 } else { 1 };
@@ -138,7 +138,8 @@ impl Numbers {
                 let y = b.conv(&part("conv1"), x, width, 1, 1);
                 let y = b.batch_norm(&part("bn1"), y);
                 let y = b.relu(y);
-                let y = b.grouped_conv(&part("conv2"), y, width, 3, stride, self.groups);
+                let grouped = Conv::square(width, 3).strided(stride).grouped(self.groups);
+                let y = b.conv2d(&part("conv2"), y, grouped);
                 let y = b.batch_norm(&part("bn2"), y);
                 let y = b.relu(y);
                 let y = b.conv(&part("conv3"), y, out_channels, 1, 1);

@@ -4,7 +4,7 @@
 //! longest path: projections are not counted.
 
 use super::registry::Architecture;
-use crate::ir::{Builder, Graph, NodeId, Op, Shape};
+use crate::ir::{Builder, Conv, Graph, NodeId, Pool2d, Shape};
 
 pub(super) const ARCHITECTURES: &[Architecture] = &[
     Architecture::imagenet("resnetv2_50", "resnetv2", 50, |s, k| {
@@ -21,7 +21,7 @@ pub(super) const ARCHITECTURES: &[Architecture] = &[
 fn graph(stages: [usize; 4], input: Shape, classes: usize) -> Result<Graph, String> {
     let (mut b, x) = Builder::new(input);
     let x = b.conv("stem.conv", x, 64, 7, 2);
-    let mut x = b.max_pool(x, 3, 2, 1);
+    let mut x = b.max_pool(x, Pool2d::square(3, 2).padded(1));
     for (stage, &blocks) in stages.iter().enumerate() {
         for block in 0..blocks {
             let stride = if stage > 0 && block == 0 { 2 } else { 1 };
@@ -32,17 +32,7 @@ fn graph(stages: [usize; 4], input: Shape, classes: usize) -> Result<Graph, Stri
     let x = b.batch_norm("norm", x);
     let x = b.relu(x);
     let x = b.global_avg_pool(x);
-    let in_channels = b.channels(x);
-    let head = Op::Conv2d {
-        in_channels,
-        out_channels: classes,
-        kernel: (1, 1),
-        stride: 1,
-        padding: (0, 0),
-        groups: 1,
-        bias: true,
-    };
-    b.layer("head.fc", head, &[x]);
+    b.conv2d("head.fc", x, Conv::square(classes, 1).biased());
     b.finish()
 }
 

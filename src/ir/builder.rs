@@ -4,6 +4,56 @@ use super::graph::{Graph, Node, NodeId};
 use super::shape::windows;
 use super::{Op, Pool2d, Shape};
 
+/// The numbers of a convolution, beside its input's channels. Pairs are `(vertical, horizontal)`.
+#[derive(Clone, Copy, Debug)]
+pub struct Conv {
+    pub out_channels: usize,
+    pub kernel: (usize, usize),
+    pub stride: usize,
+    pub padding: (usize, usize),
+    pub groups: usize,
+    pub bias: bool,
+}
+
+impl Conv {
+    /// Without bias, in one group, at stride 1, padded to keep the size if the kernel is odd.
+    pub const fn new(out_channels: usize, kernel: (usize, usize)) -> Self {
+        Self {
+            out_channels,
+            kernel,
+            stride: 1,
+            padding: (kernel.0 / 2, kernel.1 / 2),
+            groups: 1,
+            bias: false,
+        }
+    }
+
+    /// [`Conv::new`] with as many rows as columns.
+    pub const fn square(out_channels: usize, kernel: usize) -> Self {
+        Self::new(out_channels, (kernel, kernel))
+    }
+
+    pub const fn strided(self, stride: usize) -> Self {
+        Self { stride, ..self }
+    }
+
+    /// With so many pixels of padding on each side.
+    pub const fn padded(self, padding: usize) -> Self {
+        Self {
+            padding: (padding, padding),
+            ..self
+        }
+    }
+
+    pub const fn grouped(self, groups: usize) -> Self {
+        Self { groups, ..self }
+    }
+
+    pub const fn biased(self) -> Self {
+        Self { bias: true, ..self }
+    }
+}
+
 /// Builds one graph. A layer that does not fit its input is a mistake in a family file or an input smaller than the
 /// family can take; the builder remembers the first one, goes on with a unit shape, and [`Builder::finish`] reports it.
 #[derive(Debug)]
@@ -52,43 +102,31 @@ impl Builder {
         kernel: usize,
         stride: usize,
     ) -> NodeId {
-        self.grouped_conv(name, x, out_channels, kernel, stride, 1)
+        self.conv2d(name, x, Conv::square(out_channels, kernel).strided(stride))
     }
 
-    /// Like [`Builder::conv`], in `groups` groups.
-    pub fn grouped_conv(
-        &mut self,
-        name: &str,
-        x: NodeId,
-        out_channels: usize,
-        kernel: usize,
-        stride: usize,
-        groups: usize,
-    ) -> NodeId {
-        let in_channels = self.channels(x);
+    /// Any convolution.
+    pub fn conv2d(&mut self, name: &str, x: NodeId, conv: Conv) -> NodeId {
         let op = Op::Conv2d {
-            in_channels,
-            out_channels,
-            kernel: (kernel, kernel),
-            stride,
-            padding: (kernel / 2, kernel / 2),
-            groups,
-            bias: false,
+            in_channels: self.channels(x),
+            out_channels: conv.out_channels,
+            kernel: conv.kernel,
+            stride: conv.stride,
+            padding: conv.padding,
+            groups: conv.groups,
+            bias: conv.bias,
         };
         self.layer(name, op, &[x])
     }
 
     /// Batch normalization with PyTorch's default epsilon of 1e-5.
     pub fn batch_norm(&mut self, name: &str, x: NodeId) -> NodeId {
+        self.batch_norm_eps(name, x, 1e-5)
+    }
+
+    pub fn batch_norm_eps(&mut self, name: &str, x: NodeId, eps: f64) -> NodeId {
         let channels = self.channels(x);
-        self.layer(
-            name,
-            Op::BatchNorm {
-                channels,
-                eps: 1e-5,
-            },
-            &[x],
-        )
+        self.layer(name, Op::BatchNorm { channels, eps }, &[x])
     }
 
     pub fn relu(&mut self, x: NodeId) -> NodeId {
@@ -99,20 +137,37 @@ impl Builder {
         self.layer("", Op::Add, &[a, b])
     }
 
-    /// Max pooling with a square window and symmetric padding.
-    pub fn max_pool(&mut self, x: NodeId, kernel: usize, stride: usize, padding: usize) -> NodeId {
-        let window = Pool2d {
-            kernel: (kernel, kernel),
-            stride,
-            padding: (padding, padding),
-            ceil: false,
-        };
+    /// Joins inputs along the channels, in order.
+    pub fn concat(&mut self, inputs: &[NodeId]) -> NodeId {
+        self.layer("", Op::Concat, inputs)
+    }
+
+    pub fn scale(&mut self, x: NodeId, factor: f64) -> NodeId {
+        self.layer("", Op::Scale { factor }, &[x])
+    }
+
+    pub fn max_pool(&mut self, x: NodeId, window: Pool2d) -> NodeId {
         self.layer("", Op::MaxPool(window), &[x])
+    }
+
+    /// Average pooling; `count_include_pad` is whether padding counts in the divisor.
+    pub fn avg_pool(&mut self, x: NodeId, window: Pool2d, count_include_pad: bool) -> NodeId {
+        let op = Op::AvgPool {
+            window,
+            count_include_pad,
+        };
+        self.layer("", op, &[x])
+    }
+
+    /// Average pooling of any image to `side` by `side` pixels.
+    pub fn adaptive_avg_pool(&mut self, x: NodeId, side: usize) -> NodeId {
+        let output = (side, side);
+        self.layer("", Op::AdaptiveAvgPool { output }, &[x])
     }
 
     /// Mean over all pixels: `[c, h, w]` to `[c, 1, 1]`.
     pub fn global_avg_pool(&mut self, x: NodeId) -> NodeId {
-        self.layer("", Op::AdaptiveAvgPool { output: (1, 1) }, &[x])
+        self.adaptive_avg_pool(x, 1)
     }
 
     pub fn flatten(&mut self, x: NodeId) -> NodeId {

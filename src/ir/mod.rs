@@ -9,7 +9,7 @@ mod graph;
 mod node;
 mod shape;
 
-pub use builder::Builder;
+pub use builder::{Builder, Conv};
 pub use counts::{Counts, DepthRule};
 pub use graph::{Graph, Node, NodeId, Parameter, ParameterKind};
 pub use node::{Op, Pool2d};

@@ -10,6 +10,30 @@ pub struct Pool2d {
     pub ceil: bool,
 }
 
+impl Pool2d {
+    /// A square window without padding that leaves out a last partial one.
+    pub const fn square(kernel: usize, stride: usize) -> Self {
+        Self {
+            kernel: (kernel, kernel),
+            stride,
+            padding: (0, 0),
+            ceil: false,
+        }
+    }
+
+    /// With so many pixels of padding on each side.
+    pub const fn padded(self, padding: usize) -> Self {
+        Self {
+            padding: (padding, padding),
+            ..self
+        }
+    }
+
+    pub const fn ceil(self) -> Self {
+        Self { ceil: true, ..self }
+    }
+}
+
 /// One layer. Pairs are `(vertical, horizontal)`.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Op {
