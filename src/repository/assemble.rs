@@ -75,7 +75,10 @@ pub(super) fn assemble(
     drop(weights);
     let classes = graph.classes();
     // other classes are other weights, whatever their file is called
-    if let Some(preset) = description.preset.filter(|_| classes == architecture.classes) {
+    if let Some(preset) = description
+        .preset
+        .filter(|_| classes == architecture.classes)
+    {
         preset.complete(&mut provenance);
     }
     let labels = description
@@ -101,10 +104,7 @@ pub(super) fn assemble(
 }
 
 /// Settings of the published weights, or else the architecture's.
-pub(super) fn preprocessing(
-    architecture: &Architecture,
-    preset: Option<&Preset>,
-) -> Preprocessing {
+pub(super) fn preprocessing(architecture: &Architecture, preset: Option<&Preset>) -> Preprocessing {
     match preset {
         Some(preset) => preset.preprocessing.clone(),
         None => default_preprocessing(architecture),

@@ -100,8 +100,8 @@ impl Manifest {
     ) -> Result<Description, RepositoryError> {
         let architecture = assemble::architecture(&self.architecture)?;
         let build = build(architecture, self.survival).map_err(&misfit)?;
-        let preset = Preset::of_file(Path::new(&self.weights))
-            .filter(|preset| preset.is_for(architecture));
+        let preset =
+            Preset::of_file(Path::new(&self.weights)).filter(|preset| preset.is_for(architecture));
         let default = assemble::preprocessing(architecture, preset);
         let preprocessing = self.preprocess.over(default).map_err(&misfit)?;
         let version = self

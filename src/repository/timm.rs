@@ -3,10 +3,10 @@
 
 use serde::Deserialize;
 
-use super::{Preset, RepositoryError};
 use super::assemble::{self, Description};
 use super::folder::{Provenance, read_text};
 use super::hub::{self, HubConfig};
+use super::{Preset, RepositoryError};
 use crate::families::Architecture;
 use crate::imaging::{Interpolation, Preprocessing};
 use crate::weights;
