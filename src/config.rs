@@ -36,7 +36,7 @@ pub enum Command {
     Evaluate(EvaluateArgs),
     /// Time a network's forward pass on random input
     Bench(BenchArgs),
-    /// List the architectures with depth, size and cost
+    /// List the architectures with depth, size and cost, or one with its published weights
     Models(ModelsArgs),
 }
 
@@ -83,7 +83,7 @@ pub struct ServeArgs {
 /// Which models.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
-    /// Model to serve: a weight file (NAME is then an architecture), a model folder or one with a folder for each version, or hf:REPO[@REVISION]; repeatable, or several separated by commas
+    /// Model to serve: a weight file (NAME is then an architecture, unless the file has the name of published weights), a model folder or one with a folder for each version, or hf:REPO[@REVISION]; repeatable, or several separated by commas
     #[arg(
         long,
         env = "RESNETD_MODEL",
@@ -251,7 +251,7 @@ pub struct BenchArgs {
 
 #[derive(Debug, Args)]
 pub struct ModelsArgs {
-    /// Show only this architecture
+    /// Show this architecture and the weights published for it
     pub name: Option<String>,
 }
 
