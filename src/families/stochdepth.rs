@@ -8,15 +8,12 @@ use super::cifar_resnet::{Numbers, Shortcut};
 use super::registry::Architecture;
 
 pub(super) const ARCHITECTURES: &[Architecture] = &[
-    Architecture::cifar("stochdepth_resnet110", "stochdepth", 110, |s, k| {
+    Architecture::cifar("stochdepth_resnet110", "stochdepth", 2016, 110, |s, k| {
         numbers(110).graph(s, k)
     }),
-    Architecture::cifar(
-        "stochdepth_resnet1202",
-        "stochdepth_resnet",
-        1202,
-        |s, k| numbers(1202).graph(s, k),
-    ),
+    Architecture::cifar("stochdepth_resnet1202", "stochdepth", 2016, 1202, |s, k| {
+        numbers(1202).graph(s, k)
+    }),
 ];
 
 const fn numbers(depth: usize) -> Numbers {
