@@ -36,6 +36,8 @@ pub enum Command {
     Evaluate(EvaluateArgs),
     /// Time a network's forward pass on random input
     Bench(BenchArgs),
+    /// Set architectures side by side: size and cost, speed on this machine, published accuracy
+    Compare(CompareArgs),
     /// List the architectures with depth, size and cost, or one with its published weights
     Models(ModelsArgs),
 }
@@ -245,6 +247,29 @@ pub struct BenchArgs {
     /// Time the algorithms for each convolution instead, and print the lines of src/engine/cpu/algorithms.txt
     #[arg(long)]
     pub tune: bool,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// Architectures; * stands for any letters, as in 'resnet*' [default: all]
+    pub names: Vec<String>,
+    /// How long to measure each model's latency; the batches up to 32 take about as long again
+    #[arg(long, default_value_t = 1.0)]
+    pub seconds: f64,
+    /// Print comma-separated values instead of the table
+    #[arg(long, conflicts_with = "json")]
+    pub csv: bool,
+    /// Print JSON instead of the table
+    #[arg(long)]
+    pub json: bool,
+    /// Draw accuracy, cost and speed against each other, to a file that ends in .svg or .png
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
+    /// Take the figures from what --json printed earlier, and measure nothing
+    #[arg(long, value_name = "FILE")]
+    pub from: Option<PathBuf>,
     #[command(flatten)]
     pub engine: EngineArgs,
 }

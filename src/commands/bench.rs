@@ -4,18 +4,18 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use safetensors::tensor::{Dtype, TensorView};
 
+use super::timing::{Effort, SEED, Times};
 use crate::config::BenchArgs;
 use crate::engine::{Engine, EngineInfo, LayerProfile, Token, select, tune};
 use crate::families::Architecture;
 use crate::ir::Graph;
 use crate::weights::{self, Generator, Parameters};
 
-const SEED: u64 = 20151210;
 const WARMUP_BATCHES: usize = 2;
 const MIN_BATCHES: usize = 3;
 const PROFILED_BATCHES: usize = 10;
@@ -40,9 +40,13 @@ pub(super) fn run(args: &BenchArgs, out: &mut dyn Write) -> Result<()> {
     let batch = args.batch.get();
     let input = Generator::input(SEED, batch, graph.input());
     let mut logits = vec![0.0; batch * graph.classes()];
-    let seconds = Duration::try_from_secs_f64(args.seconds)
-        .context("--seconds must be a positive number of seconds")?;
-    let times = measure(engine.as_mut(), batch, &input, &mut logits, seconds)?;
+    let effort = Effort {
+        warmup: WARMUP_BATCHES,
+        time: Duration::try_from_secs_f64(args.seconds)
+            .context("--seconds must be a positive number of seconds")?,
+        batches: MIN_BATCHES,
+    };
+    let times = Times::measure(engine.as_mut(), batch, &input, &mut logits, effort)?;
     if args.profile {
         let layers = profile(engine.as_mut(), batch, &input, &mut logits)?;
         print_profile(out, &layers)?;
@@ -53,49 +57,23 @@ pub(super) fn run(args: &BenchArgs, out: &mut dyn Write) -> Result<()> {
     report(out, args, architecture, engine.info(), &times)
 }
 
-/// Durations of at least [`MIN_BATCHES`] forward passes, sorted.
-fn measure(
-    engine: &mut dyn Engine,
-    batch: usize,
-    input: &[f32],
-    logits: &mut [f32],
-    seconds: Duration,
-) -> Result<Vec<Duration>> {
-    for _ in 0..WARMUP_BATCHES {
-        engine.forward(batch, input, logits)?;
-    }
-    let mut times = Vec::new();
-    let start = Instant::now();
-    while start.elapsed() < seconds || times.len() < MIN_BATCHES {
-        let begun = Instant::now();
-        engine.forward(batch, input, logits)?;
-        times.push(begun.elapsed());
-    }
-    times.sort_unstable();
-    Ok(times)
-}
-
 fn report(
     out: &mut dyn Write,
     args: &BenchArgs,
     architecture: &Architecture,
     info: &EngineInfo,
-    times: &[Duration],
+    times: &Times,
 ) -> Result<()> {
-    let percentile = |p: usize| {
-        let index = (times.len() * p).div_ceil(100).max(1) - 1;
-        times[index].as_secs_f64() * 1e3
-    };
     let batch = args.batch.get();
-    let rate = batch as f64 * 1e3 / percentile(50);
+    let rate = times.images_per_second(batch);
     if !args.json {
         writeln!(
             out,
             "{} batch {batch}: {rate:.1} images/s, p50 {:.2} ms, p90 {:.2} ms, p99 {:.2} ms ({} {} {} on {})",
             architecture.name,
-            percentile(50),
-            percentile(90),
-            percentile(99),
+            times.percentile_ms(50),
+            times.percentile_ms(90),
+            times.percentile_ms(99),
             info.engine,
             info.precision,
             info.isa,
@@ -106,9 +84,9 @@ fn report(
     let line = serde_json::json!({
         "architecture": architecture.name,
         "batch": batch,
-        "batches": times.len(),
+        "batches": times.batches(),
         "images_per_second": rate,
-        "latency_ms": { "p50": percentile(50), "p90": percentile(90), "p99": percentile(99) },
+        "latency_ms": { "p50": times.percentile_ms(50), "p90": times.percentile_ms(90), "p99": times.percentile_ms(99) },
         "engine": info.engine,
         "precision": info.precision,
         "isa": info.isa,

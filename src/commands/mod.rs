@@ -2,11 +2,13 @@
 
 mod bench;
 mod classify;
+mod compare;
 mod evaluate;
 mod local;
 mod models;
 mod serve;
 mod threads;
+mod timing;
 mod wanted;
 
 use std::io;
@@ -30,6 +32,7 @@ pub fn run() -> ExitCode {
             Command::Classify(args) => classify::run(args, out),
             Command::Evaluate(args) => evaluate::run(args, out),
             Command::Bench(args) => bench::run(args, out),
+            Command::Compare(args) => compare::run(args, out),
             Command::Models(args) => models::run(args, out),
         });
     match result {

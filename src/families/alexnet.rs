@@ -7,7 +7,7 @@ use super::registry::Architecture;
 use crate::ir::{Builder, Conv, Graph, Pool2d, Shape};
 
 pub(super) const ARCHITECTURES: &[Architecture] =
-    &[Architecture::imagenet("alexnet", "alexnet", 8, graph)];
+    &[Architecture::imagenet("alexnet", "alexnet", 2012, 8, graph)];
 
 /// Position in torchvision's list of layers, convolution, whether a pool follows.
 const CONVOLUTIONS: [(usize, Conv, bool); 5] = [

@@ -8,52 +8,52 @@ use super::registry::Architecture;
 use crate::ir::{Builder, Graph, NodeId, Op, Shape};
 
 pub(super) const ARCHITECTURES: &[Architecture] = &[
-    Architecture::cifar("plain20", "cifar_plain", 20, |s, k| {
+    Architecture::cifar("plain20", "cifar_plain", 2015, 20, |s, k| {
         Numbers::new(20, Shortcut::None).graph(s, k)
     }),
-    Architecture::cifar("plain32", "cifar_plain", 32, |s, k| {
+    Architecture::cifar("plain32", "cifar_plain", 2015, 32, |s, k| {
         Numbers::new(32, Shortcut::None).graph(s, k)
     }),
-    Architecture::cifar("plain44", "cifar_plain", 44, |s, k| {
+    Architecture::cifar("plain44", "cifar_plain", 2015, 44, |s, k| {
         Numbers::new(44, Shortcut::None).graph(s, k)
     }),
-    Architecture::cifar("plain56", "cifar_plain", 56, |s, k| {
+    Architecture::cifar("plain56", "cifar_plain", 2015, 56, |s, k| {
         Numbers::new(56, Shortcut::None).graph(s, k)
     }),
-    Architecture::cifar("resnet20", "cifar_resnet", 20, |s, k| {
+    Architecture::cifar("resnet20", "cifar_resnet", 2015, 20, |s, k| {
         Numbers::new(20, Shortcut::A).graph(s, k)
     }),
-    Architecture::cifar("resnet32", "cifar_resnet", 32, |s, k| {
+    Architecture::cifar("resnet32", "cifar_resnet", 2015, 32, |s, k| {
         Numbers::new(32, Shortcut::A).graph(s, k)
     }),
-    Architecture::cifar("resnet44", "cifar_resnet", 44, |s, k| {
+    Architecture::cifar("resnet44", "cifar_resnet", 2015, 44, |s, k| {
         Numbers::new(44, Shortcut::A).graph(s, k)
     }),
-    Architecture::cifar("resnet56", "cifar_resnet", 56, |s, k| {
+    Architecture::cifar("resnet56", "cifar_resnet", 2015, 56, |s, k| {
         Numbers::new(56, Shortcut::A).graph(s, k)
     }),
-    Architecture::cifar("resnet110", "cifar_resnet", 110, |s, k| {
+    Architecture::cifar("resnet110", "cifar_resnet", 2015, 110, |s, k| {
         Numbers::new(110, Shortcut::A).graph(s, k)
     }),
-    Architecture::cifar("resnet1202", "cifar_resnet", 1202, |s, k| {
+    Architecture::cifar("resnet1202", "cifar_resnet", 2015, 1202, |s, k| {
         Numbers::new(1202, Shortcut::A).graph(s, k)
     }),
-    Architecture::cifar("resnet20_b", "cifar_resnet", 20, |s, k| {
+    Architecture::cifar("resnet20_b", "cifar_resnet", 2015, 20, |s, k| {
         Numbers::new(20, Shortcut::B).graph(s, k)
     }),
-    Architecture::cifar("resnet32_b", "cifar_resnet", 32, |s, k| {
+    Architecture::cifar("resnet32_b", "cifar_resnet", 2015, 32, |s, k| {
         Numbers::new(32, Shortcut::B).graph(s, k)
     }),
-    Architecture::cifar("resnet44_b", "cifar_resnet", 44, |s, k| {
+    Architecture::cifar("resnet44_b", "cifar_resnet", 2015, 44, |s, k| {
         Numbers::new(44, Shortcut::B).graph(s, k)
     }),
-    Architecture::cifar("resnet56_b", "cifar_resnet", 56, |s, k| {
+    Architecture::cifar("resnet56_b", "cifar_resnet", 2015, 56, |s, k| {
         Numbers::new(56, Shortcut::B).graph(s, k)
     }),
-    Architecture::cifar("resnet110_b", "cifar_resnet", 110, |s, k| {
+    Architecture::cifar("resnet110_b", "cifar_resnet", 2015, 110, |s, k| {
         Numbers::new(110, Shortcut::B).graph(s, k)
     }),
-    Architecture::cifar("resnet1202_b", "cifar_resnet", 1202, |s, k| {
+    Architecture::cifar("resnet1202_b", "cifar_resnet", 2015, 1202, |s, k| {
         Numbers::new(1202, Shortcut::B).graph(s, k)
     }),
 ];

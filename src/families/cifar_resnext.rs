@@ -6,10 +6,10 @@ use super::registry::Architecture;
 use crate::ir::{Builder, Conv, Graph, NodeId, Shape};
 
 pub(super) const ARCHITECTURES: &[Architecture] = &[
-    Architecture::cifar("resnext29_8x64d", "cifar_resnext", 29, |s, k| {
+    Architecture::cifar("resnext29_8x64d", "cifar_resnext", 2016, 29, |s, k| {
         graph(8, s, k)
     }),
-    Architecture::cifar("resnext29_16x64d", "cifar_resnext", 29, |s, k| {
+    Architecture::cifar("resnext29_16x64d", "cifar_resnext", 2016, 29, |s, k| {
         graph(16, s, k)
     }),
 ];

@@ -8,8 +8,13 @@ use super::inception::{SAME_POOL, branch, point, unit};
 use super::registry::Architecture;
 use crate::ir::{Builder, Conv, Graph, NodeId, Pool2d, Shape};
 
-pub(super) const ARCHITECTURES: &[Architecture] =
-    &[Architecture::imagenet("googlenet", "googlenet", 22, graph)];
+pub(super) const ARCHITECTURES: &[Architecture] = &[Architecture::imagenet(
+    "googlenet",
+    "googlenet",
+    2014,
+    22,
+    graph,
+)];
 
 /// A row of table 1.
 struct Module {

@@ -10,7 +10,7 @@ use crate::ir::{Builder, Conv, Graph, NodeId, Shape};
 
 pub(super) const ARCHITECTURES: &[Architecture] = &[Architecture {
     input_size: 299,
-    ..Architecture::imagenet("inception_resnet_v2", "inception_resnet", 176, graph)
+    ..Architecture::imagenet("inception_resnet_v2", "inception_resnet", 2016, 176, graph)
 }];
 
 /// A block: parallel branches, joined, widened to the block's input by a 1x1 convolution, scaled and added to it.

@@ -10,7 +10,7 @@ use crate::ir::{Builder, Conv, Graph, NodeId, Shape};
 
 pub(super) const ARCHITECTURES: &[Architecture] = &[Architecture {
     input_size: 299,
-    ..Architecture::imagenet("inception_v3", "inception", 48, graph)
+    ..Architecture::imagenet("inception_v3", "inception", 2015, 48, graph)
 }];
 
 fn graph(input: Shape, classes: usize) -> Result<Graph, String> {

@@ -9,7 +9,7 @@ use crate::ir::{Builder, Conv, Graph, NodeId, Shape};
 
 pub(super) const ARCHITECTURES: &[Architecture] = &[Architecture {
     input_size: 299,
-    ..Architecture::imagenet("inception_v4", "inception", 76, graph)
+    ..Architecture::imagenet("inception_v4", "inception", 2016, 76, graph)
 }];
 
 /// Adds a module of that name.

@@ -7,8 +7,8 @@ use super::registry::Architecture;
 use crate::ir::{Builder, Conv, Graph, NodeId, Pool2d, Shape};
 
 pub(super) const ARCHITECTURES: &[Architecture] = &[
-    Architecture::imagenet("nin", "nin", 12, imagenet),
-    Architecture::cifar("nin_cifar", "nin", 9, cifar),
+    Architecture::imagenet("nin", "nin", 2013, 12, imagenet),
+    Architecture::cifar("nin_cifar", "nin", 2013, 9, cifar),
 ];
 
 /// Pools of both networks overlap and count a last partial window.

@@ -7,13 +7,13 @@ use super::registry::Architecture;
 use crate::ir::{Builder, Graph, NodeId, Shape};
 
 pub(super) const ARCHITECTURES: &[Architecture] = &[
-    Architecture::cifar("preact_resnet110", "preact_resnet", 110, |s, k| {
+    Architecture::cifar("preact_resnet110", "preact_resnet", 2016, 110, |s, k| {
         Numbers::new(Block::Basic, 18, [16, 32, 64]).graph(s, k)
     }),
-    Architecture::cifar("preact_resnet164", "preact_resnet", 164, |s, k| {
+    Architecture::cifar("preact_resnet164", "preact_resnet", 2016, 164, |s, k| {
         Numbers::new(Block::Bottleneck, 18, [64, 128, 256]).graph(s, k)
     }),
-    Architecture::cifar("preact_resnet1001", "preact_resnet", 1001, |s, k| {
+    Architecture::cifar("preact_resnet1001", "preact_resnet", 2016, 1001, |s, k| {
         Numbers::new(Block::Bottleneck, 111, [64, 128, 256]).graph(s, k)
     }),
 ];

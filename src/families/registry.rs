@@ -16,6 +16,8 @@ pub struct Architecture {
     pub name: &'static str,
     /// `resnet`, `resnext`, `wide_resnet`, `plain`, ...
     pub family: &'static str,
+    /// Year in which its paper first appeared.
+    pub year: u16,
     /// The number in the name, or what the rule counts where the name has none.
     pub depth: usize,
     /// How the family's paper counts that number.
@@ -52,12 +54,14 @@ impl Architecture {
     pub(super) const fn imagenet(
         name: &'static str,
         family: &'static str,
+        year: u16,
         depth: usize,
         build: Build,
     ) -> Self {
         Self {
             name,
             family,
+            year,
             depth,
             depth_rule: DepthRule::LongestPath,
             input_size: 224,
@@ -71,13 +75,14 @@ impl Architecture {
     pub(super) const fn cifar(
         name: &'static str,
         family: &'static str,
+        year: u16,
         depth: usize,
         build: Build,
     ) -> Self {
         Self {
             input_size: 32,
             classes: 10,
-            ..Self::imagenet(name, family, depth, build)
+            ..Self::imagenet(name, family, year, depth, build)
         }
     }
 

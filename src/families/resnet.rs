@@ -8,26 +8,30 @@ use super::registry::Architecture;
 use crate::ir::{Builder, Conv, Graph, NodeId, Pool2d, Shape};
 
 pub(super) const ARCHITECTURES: &[Architecture] = &[
-    Architecture::imagenet("plain18", "plain", 18, |s, k| PLAIN18.graph(s, k)),
-    Architecture::imagenet("plain34", "plain", 34, |s, k| PLAIN34.graph(s, k)),
-    Architecture::imagenet("resnet18", "resnet", 18, |s, k| RESNET18.graph(s, k)),
-    Architecture::imagenet("resnet34", "resnet", 34, |s, k| RESNET34.graph(s, k)),
-    Architecture::imagenet("resnet50", "resnet", 50, |s, k| RESNET50.graph(s, k)),
-    Architecture::imagenet("resnet101", "resnet", 101, |s, k| RESNET101.graph(s, k)),
-    Architecture::imagenet("resnet152", "resnet", 152, |s, k| RESNET152.graph(s, k)),
-    Architecture::imagenet("resnext50_32x4d", "resnext", 50, |s, k| {
+    Architecture::imagenet("plain18", "plain", 2015, 18, |s, k| PLAIN18.graph(s, k)),
+    Architecture::imagenet("plain34", "plain", 2015, 34, |s, k| PLAIN34.graph(s, k)),
+    Architecture::imagenet("resnet18", "resnet", 2015, 18, |s, k| RESNET18.graph(s, k)),
+    Architecture::imagenet("resnet34", "resnet", 2015, 34, |s, k| RESNET34.graph(s, k)),
+    Architecture::imagenet("resnet50", "resnet", 2015, 50, |s, k| RESNET50.graph(s, k)),
+    Architecture::imagenet("resnet101", "resnet", 2015, 101, |s, k| {
+        RESNET101.graph(s, k)
+    }),
+    Architecture::imagenet("resnet152", "resnet", 2015, 152, |s, k| {
+        RESNET152.graph(s, k)
+    }),
+    Architecture::imagenet("resnext50_32x4d", "resnext", 2016, 50, |s, k| {
         RESNET50.grouped(32, 4).graph(s, k)
     }),
-    Architecture::imagenet("resnext101_32x8d", "resnext", 101, |s, k| {
+    Architecture::imagenet("resnext101_32x8d", "resnext", 2016, 101, |s, k| {
         RESNET101.grouped(32, 8).graph(s, k)
     }),
-    Architecture::imagenet("resnext101_64x4d", "resnext", 101, |s, k| {
+    Architecture::imagenet("resnext101_64x4d", "resnext", 2016, 101, |s, k| {
         RESNET101.grouped(64, 4).graph(s, k)
     }),
-    Architecture::imagenet("wide_resnet50_2", "wide_resnet", 50, |s, k| {
+    Architecture::imagenet("wide_resnet50_2", "wide_resnet", 2016, 50, |s, k| {
         RESNET50.grouped(1, 128).graph(s, k)
     }),
-    Architecture::imagenet("wide_resnet101_2", "wide_resnet", 101, |s, k| {
+    Architecture::imagenet("wide_resnet101_2", "wide_resnet", 2016, 101, |s, k| {
         RESNET101.grouped(1, 128).graph(s, k)
     }),
 ];

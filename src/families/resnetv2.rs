@@ -7,13 +7,13 @@ use super::registry::Architecture;
 use crate::ir::{Builder, Conv, Graph, NodeId, Pool2d, Shape};
 
 pub(super) const ARCHITECTURES: &[Architecture] = &[
-    Architecture::imagenet("resnetv2_50", "resnetv2", 50, |s, k| {
+    Architecture::imagenet("resnetv2_50", "resnetv2", 2016, 50, |s, k| {
         graph([3, 4, 6, 3], s, k)
     }),
-    Architecture::imagenet("resnetv2_101", "resnetv2", 101, |s, k| {
+    Architecture::imagenet("resnetv2_101", "resnetv2", 2016, 101, |s, k| {
         graph([3, 4, 23, 3], s, k)
     }),
-    Architecture::imagenet("resnetv2_152", "resnetv2", 152, |s, k| {
+    Architecture::imagenet("resnetv2_152", "resnetv2", 2016, 152, |s, k| {
         graph([3, 8, 36, 3], s, k)
     }),
 ];

@@ -10,13 +10,13 @@ use super::registry::Architecture;
 pub(super) const ARCHITECTURES: &[Architecture] = &[
     Architecture {
         unscaled: Some(|s, k| Numbers::new(110, Shortcut::A).graph(s, k)),
-        ..Architecture::cifar("stochdepth_resnet110", "stochdepth", 110, |s, k| {
+        ..Architecture::cifar("stochdepth_resnet110", "stochdepth", 2016, 110, |s, k| {
             numbers(110).graph(s, k)
         })
     },
     Architecture {
         unscaled: Some(|s, k| Numbers::new(1202, Shortcut::A).graph(s, k)),
-        ..Architecture::cifar("stochdepth_resnet1202", "stochdepth", 1202, |s, k| {
+        ..Architecture::cifar("stochdepth_resnet1202", "stochdepth", 2016, 1202, |s, k| {
             numbers(1202).graph(s, k)
         })
     },

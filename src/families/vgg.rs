@@ -7,14 +7,22 @@ use super::registry::Architecture;
 use crate::ir::{Builder, Conv, Graph, Pool2d, Shape};
 
 pub(super) const ARCHITECTURES: &[Architecture] = &[
-    Architecture::imagenet("vgg11", "vgg", 11, |s, k| A.graph(s, k)),
-    Architecture::imagenet("vgg13", "vgg", 13, |s, k| B.graph(s, k)),
-    Architecture::imagenet("vgg16", "vgg", 16, |s, k| D.graph(s, k)),
-    Architecture::imagenet("vgg19", "vgg", 19, |s, k| E.graph(s, k)),
-    Architecture::imagenet("vgg11_bn", "vgg_bn", 11, |s, k| A.normalized().graph(s, k)),
-    Architecture::imagenet("vgg13_bn", "vgg_bn", 13, |s, k| B.normalized().graph(s, k)),
-    Architecture::imagenet("vgg16_bn", "vgg_bn", 16, |s, k| D.normalized().graph(s, k)),
-    Architecture::imagenet("vgg19_bn", "vgg_bn", 19, |s, k| E.normalized().graph(s, k)),
+    Architecture::imagenet("vgg11", "vgg", 2014, 11, |s, k| A.graph(s, k)),
+    Architecture::imagenet("vgg13", "vgg", 2014, 13, |s, k| B.graph(s, k)),
+    Architecture::imagenet("vgg16", "vgg", 2014, 16, |s, k| D.graph(s, k)),
+    Architecture::imagenet("vgg19", "vgg", 2014, 19, |s, k| E.graph(s, k)),
+    Architecture::imagenet("vgg11_bn", "vgg_bn", 2014, 11, |s, k| {
+        A.normalized().graph(s, k)
+    }),
+    Architecture::imagenet("vgg13_bn", "vgg_bn", 2014, 13, |s, k| {
+        B.normalized().graph(s, k)
+    }),
+    Architecture::imagenet("vgg16_bn", "vgg_bn", 2014, 16, |s, k| {
+        D.normalized().graph(s, k)
+    }),
+    Architecture::imagenet("vgg19_bn", "vgg_bn", 2014, 19, |s, k| {
+        E.normalized().graph(s, k)
+    }),
 ];
 
 const A: Numbers = Numbers::new([1, 1, 2, 2, 2]);

@@ -20,7 +20,7 @@ const fn wide(
 ) -> Architecture {
     Architecture {
         depth_rule: DepthRule::Convolutions,
-        ..Architecture::cifar(name, "wrn", depth, build)
+        ..Architecture::cifar(name, "wrn", 2016, depth, build)
     }
 }
 

@@ -6,6 +6,7 @@
 mod builder;
 mod counts;
 mod graph;
+mod memory;
 mod node;
 mod shape;
 

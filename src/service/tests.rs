@@ -25,6 +25,7 @@ use crate::telemetry::Metrics;
 static COLOURS: Architecture = Architecture {
     name: "colours7",
     family: "colours",
+    year: 2015,
     depth: 7,
     depth_rule: DepthRule::LongestPath,
     input_size: 8,

@@ -37,6 +37,7 @@ pub const BLUE: [u8; 3] = [10, 10, 250];
 static COLOURS: Architecture = Architecture {
     name: "colours7",
     family: "colours",
+    year: 2015,
     depth: 7,
     depth_rule: DepthRule::LongestPath,
     input_size: 8,
