@@ -92,6 +92,7 @@ fn one(
         element,
         lanes: lanes.min(spec.in_channels.div_ceil(element.packed())),
         border: padding,
+        gap: 0,
     };
     let (height, width) = spec.output_size(shape.size, shape.size);
     let output = Layout {
@@ -101,6 +102,7 @@ fn one(
         element,
         lanes,
         border: 0,
+        gap: 0,
     };
     let pattern = |n: usize| {
         (0..n)

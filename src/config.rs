@@ -38,7 +38,7 @@ pub enum Command {
     Bench(BenchArgs),
     /// Set architectures side by side: size and cost, speed on this machine, published accuracy
     Compare(CompareArgs),
-    /// List the architectures with depth, size and cost
+    /// List the architectures with depth, size and cost, or one with its published weights
     Models(ModelsArgs),
 }
 
@@ -85,7 +85,7 @@ pub struct ServeArgs {
 /// Which models.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
-    /// Model to serve: a weight file (NAME is then an architecture), a model folder or one with a folder for each version, or hf:REPO[@REVISION]; repeatable, or several separated by commas
+    /// Model to serve: a weight file (NAME is then an architecture, unless the file has the name of published weights), a model folder or one with a folder for each version, or hf:REPO[@REVISION]; repeatable, or several separated by commas
     #[arg(
         long,
         env = "RESNETD_MODEL",
@@ -276,7 +276,7 @@ pub struct CompareArgs {
 
 #[derive(Debug, Args)]
 pub struct ModelsArgs {
-    /// Show only this architecture
+    /// Show this architecture and the weights published for it
     pub name: Option<String>,
 }
 

@@ -17,4 +17,4 @@ mod stochdepth;
 mod vgg;
 mod wrn;
 
-pub use registry::{Architecture, all, find};
+pub use registry::{Architecture, Build, all, find};

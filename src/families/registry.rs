@@ -6,6 +6,9 @@ use super::{
 };
 use crate::ir::{DepthRule, Graph, Shape};
 
+/// Builds a graph for an input shape and a number of classes; an error says which layer does not fit.
+pub type Build = fn(Shape, usize) -> Result<Graph, String>;
+
 /// A named network of one family.
 #[derive(Clone, Copy, Debug)]
 pub struct Architecture {
@@ -23,8 +26,10 @@ pub struct Architecture {
     pub input_size: usize,
     /// Classes of the data set it was designed for.
     pub classes: usize,
-    /// Builds the graph for an input shape and a number of classes; an error says which layer does not fit.
-    pub build: fn(Shape, usize) -> Result<Graph, String>,
+    pub build: Build,
+    /// Of a network trained with stochastic depth: the same without the scales of its branches, for weights whose training
+    /// scaled them up instead.
+    pub unscaled: Option<Build>,
 }
 
 const FAMILIES: &[&[Architecture]] = &[
@@ -51,7 +56,7 @@ impl Architecture {
         family: &'static str,
         year: u16,
         depth: usize,
-        build: fn(Shape, usize) -> Result<Graph, String>,
+        build: Build,
     ) -> Self {
         Self {
             name,
@@ -62,6 +67,7 @@ impl Architecture {
             input_size: 224,
             classes: 1000,
             build,
+            unscaled: None,
         }
     }
 
@@ -71,7 +77,7 @@ impl Architecture {
         family: &'static str,
         year: u16,
         depth: usize,
-        build: fn(Shape, usize) -> Result<Graph, String>,
+        build: Build,
     ) -> Self {
         Self {
             input_size: 32,

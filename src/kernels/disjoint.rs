@@ -4,6 +4,8 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::layout::Layout;
+
 /// Threads that kernels run on.
 pub trait Threads: Sync {
     /// Calls `job` on one or more threads at once and returns when every call has; a panic in `job` is passed on.
@@ -76,6 +78,26 @@ pub(super) fn chunks(
     claim(threads, count, |i| {
         // SAFETY: chunk i lies within the data and is claimed once.
         body(i, unsafe { data.region(i * len, len) });
+    });
+}
+
+/// Runs `body` for every block of every image of a tensor, on `threads`, with the numbers of the two.
+///
+/// # Panics
+/// When the data is shorter than the layout and the batch say.
+pub(super) fn blocks(
+    threads: &dyn Threads,
+    layout: &Layout,
+    batch: usize,
+    data: &mut [f32],
+    body: impl Fn(usize, usize, &mut [f32]) + Sync,
+) {
+    let data = Disjoint::new(&mut data[..layout.extent(batch)]);
+    claim(threads, batch * layout.blocks(), |i| {
+        let (image, block) = (i / layout.blocks(), i % layout.blocks());
+        let start = image * layout.image() + block * layout.block();
+        // SAFETY: the block lies within the data and is claimed once.
+        body(image, block, unsafe { data.region(start, layout.block()) });
     });
 }
 

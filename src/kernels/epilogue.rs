@@ -99,6 +99,7 @@ impl Epilogue {
                 Operation::Add(layout) => {
                     Layout {
                         border: output.border,
+                        gap: output.gap,
                         ..*layout
                     } == *output
                 }
@@ -134,7 +135,7 @@ impl Epilogue {
             Operation::Affine { scale, shift } => Some(Bound::Affine(scale, shift)),
             Operation::Add(layout) => added.next().map(|data| {
                 assert!(
-                    data.len() >= batch * layout.image(),
+                    data.len() >= layout.extent(batch),
                     "a tensor to add is too short"
                 );
                 Bound::Add(data, layout.view(plane))

@@ -2,7 +2,7 @@
 //!
 //! A tensor is `[image][block][border + height + border][border + width + border][lanes]`. The border holds zeros and is
 //! as wide as the widest padding of the tensor's readers; lanes beyond the last channel hold zeros. Both are written by
-//! whoever writes the tensor.
+//! whoever writes the tensor. A tensor may be some blocks of a larger one, which is how a concatenation costs nothing.
 //!
 //! A lane is a word of 32 bits, whatever it holds: one f32, or two neighbouring channels as bf16, the lower one in the
 //! lower half, as the instructions for bf16 products take them (four channels as int8 would be the next). Sizes and
@@ -89,6 +89,9 @@ pub struct Layout {
     pub lanes: usize,
     /// Pixels of zeros on each side.
     pub border: usize,
+    /// Blocks of others between an image's last block and the next image's first, where this tensor is a part of a
+    /// larger one; its slice then begins with its own first block.
+    pub gap: usize,
 }
 
 impl Layout {
@@ -116,9 +119,14 @@ impl Layout {
         (self.height + 2 * self.border) * self.row()
     }
 
-    /// Words of one image.
+    /// Words from one image to the next.
     pub fn image(&self) -> usize {
-        self.blocks() * self.block()
+        (self.blocks() + self.gap) * self.block()
+    }
+
+    /// Words from the first block of the first of so many images to the last block of the last.
+    pub fn extent(&self, batch: usize) -> usize {
+        (batch * self.image()).saturating_sub(self.gap * self.block())
     }
 
     /// Where row `y` of the image itself begins in a block.

@@ -4,7 +4,7 @@
 //! together is the parameter-free shortcut (He et al. 2015, option A).
 
 use super::conv::Misfit;
-use super::disjoint::{Threads, chunks};
+use super::disjoint::{Threads, blocks};
 use super::epilogue::{Bound, Epilogue, Position, Tile, apply};
 use super::isa::Token;
 use super::layout::{Layout, Plane};
@@ -67,14 +67,9 @@ impl Map {
         output: &mut [f32],
     ) {
         let (from, to) = (&self.input, &self.output);
-        assert!(
-            input.len() >= batch * from.image(),
-            "the input is too short"
-        );
+        assert!(input.len() >= from.extent(batch), "the input is too short");
         let operations = self.epilogue.bind(Plane::Image, batch, added);
-        let output = &mut output[..batch * to.image()];
-        chunks(threads, output, to.block(), |i, chunk| {
-            let (image, block) = (i / to.blocks(), i % to.blocks());
+        blocks(threads, to, batch, output, |image, block, chunk| {
             to.zero_border(chunk, 0);
             let start = image * from.image() + block * from.block();
             self.token.vectorize(Block {

@@ -35,5 +35,5 @@ pub use isa::{Avx2, Avx512, Isa, Portable, Token};
 pub use layout::{Element, Layout};
 pub use lending::Lending;
 pub use map::Map;
-pub use pack::{concat, flatten, from_planes, to_planes};
+pub use pack::{Part, concat, flatten, from_planes, to_planes};
 pub use pool::{Pool, PoolSpec, Reduce, Window};

@@ -1,13 +1,15 @@
 //! Activations between planes (`[image][channel][row][column]`, as engines take and return them) and blocks, and
 //! concatenation along the channels.
 
-use super::disjoint::{Threads, chunks};
+use std::ops::Range;
+
+use super::disjoint::{Disjoint, Threads, chunks, claim};
 use super::layout::Layout;
 
 /// Lays out planes; borders and lanes beyond the last channel become zeros.
 ///
 /// # Panics
-/// When a slice is shorter than the layout and the batch say.
+/// When a slice is shorter than the layout and the batch say, or the layout is a part of a larger tensor.
 pub fn from_planes(
     threads: &dyn Threads,
     layout: &Layout,
@@ -17,6 +19,7 @@ pub fn from_planes(
 ) {
     let plane = layout.height * layout.width;
     let planes = &planes[..batch * layout.channels * plane];
+    assert_eq!(layout.gap, 0, "a tensor of its own");
     let output = &mut output[..batch * layout.image()];
     let rows = layout.height + 2 * layout.border;
     chunks(threads, output, layout.row(), |i, row| {
@@ -62,7 +65,7 @@ pub fn to_planes(
     output: &mut [f32],
 ) {
     let plane = layout.height * layout.width;
-    let input = &input[..batch * layout.image()];
+    let input = &input[..layout.extent(batch)];
     let output = &mut output[..batch * stride];
     chunks(threads, output, stride, |image, chunk| {
         let (values, rest) = chunk.split_at_mut(layout.channels * plane);
@@ -84,7 +87,8 @@ pub fn to_planes(
 /// Turns images into single pixels whose channels are the images' values, plane by plane.
 ///
 /// # Panics
-/// When a slice is shorter than its layout and the batch say, or `to` has not as many values as `from`.
+/// When a slice is shorter than its layout and the batch say, `to` has not as many values as `from`, or is a part of a
+/// larger tensor.
 pub fn flatten(
     threads: &dyn Threads,
     from: &Layout,
@@ -95,10 +99,11 @@ pub fn flatten(
 ) {
     let plane = from.height * from.width;
     assert_eq!(to.channels, from.channels * plane, "values to flatten");
+    assert_eq!(to.gap, 0, "a tensor of its own");
     let output = &mut output[..batch * to.image()];
     chunks(threads, output, to.image(), |image, chunk| {
         chunk.fill(0.0);
-        let input = &input[image * from.image()..(image + 1) * from.image()];
+        let input = &input[image * from.image()..][..from.extent(1)];
         for channel in 0..from.channels {
             let (block, place) = (channel / from.per_block(), channel % from.per_block());
             for pixel in 0..plane {
@@ -112,59 +117,110 @@ pub fn flatten(
     });
 }
 
-/// Joins tensors along the channels, in order.
+/// A tensor that a concatenation copies.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    /// Channel of the whole that is this one's first.
+    pub first: usize,
+    pub layout: Layout,
+    pub data: &'a [f32],
+}
+
+/// Copies tensors to their channels of a whole, in order; what is between them is there already. A block whose first
+/// channel is copied is written as a whole, of another only the lanes of the channels copied.
 ///
 /// # Panics
 /// When the layouts do not fit or a slice is shorter than its layout and the batch say.
 pub fn concat(
     threads: &dyn Threads,
     batch: usize,
-    inputs: &[(Layout, &[f32])],
-    layout: &Layout,
+    parts: &[Part<'_>],
+    whole: &Layout,
     output: &mut [f32],
 ) {
-    let (lanes, element, per_block) = (layout.lanes, layout.element, layout.per_block());
-    let fits = |l: &Layout| {
-        (l.lanes, l.element, l.height, l.width) == (lanes, element, layout.height, layout.width)
+    let fits = |part: &Part<'_>| {
+        let l = &part.layout;
+        (l.lanes, l.element, l.height, l.width)
+            == (whole.lanes, whole.element, whole.height, whole.width)
+            && part.first + l.channels <= whole.channels
+            && part.data.len() >= l.extent(batch)
     };
-    assert!(
-        inputs.iter().all(|(l, _)| fits(l)),
-        "sizes to concatenate differ"
-    );
-    let channels: usize = inputs.iter().map(|(l, _)| l.channels).sum();
-    assert_eq!(channels, layout.channels, "channels to concatenate");
-    let output = &mut output[..batch * layout.image()];
-    chunks(threads, output, layout.image(), |image, chunk| {
-        chunk.fill(0.0);
-        let mut first = 0;
-        for (from, data) in inputs {
-            let data = &data[image * from.image()..(image + 1) * from.image()];
-            for channel in (0..from.channels).step_by(per_block) {
-                let run = per_block.min(from.channels - channel);
-                let from_block = &data[channel / per_block * from.block()..];
-                for pixel in 0..layout.height * layout.width {
-                    let (y, x) = (pixel / layout.width, pixel % layout.width);
-                    let a = from.row_start(y) + x * lanes;
-                    let source = &from_block[a..a + lanes];
-                    // a block that begins a block there moves whole; lanes beyond its channels are zeros and overwritten
-                    // by what follows
-                    let place = |channel: usize| {
-                        channel / per_block * layout.block() + layout.row_start(y) + x * lanes
-                    };
-                    if (first + channel).is_multiple_of(per_block) {
-                        let b = place(first + channel);
-                        chunk[b..b + lanes].copy_from_slice(source);
-                        continue;
-                    }
-                    for i in 0..run {
-                        let to = first + channel + i;
-                        let b = place(to);
-                        let value = element.get(source, i);
-                        element.put(&mut chunk[b..b + lanes], to % per_block, value);
-                    }
-                }
+    assert!(parts.iter().all(fits), "sizes to concatenate differ");
+    let per_block = whole.per_block();
+    let touches = |block: usize| {
+        let channels = block * per_block..(block + 1) * per_block;
+        parts.iter().any(|part| part.covers(&channels))
+    };
+    let touched: Vec<usize> = (0..whole.blocks())
+        .filter(|&block| touches(block))
+        .collect();
+    let output = Disjoint::new(&mut output[..whole.extent(batch)]);
+    claim(threads, batch * touched.len(), |task| {
+        let (image, block) = (task / touched.len(), touched[task % touched.len()]);
+        let start = image * whole.image() + block * whole.block();
+        // SAFETY: the block lies within the data and is claimed once.
+        let to = unsafe { output.region(start, whole.block()) };
+        let channels = block * per_block..(block + 1) * per_block;
+        for part in parts.iter().filter(|part| part.covers(&channels)) {
+            if (part.first..part.first + part.layout.channels).contains(&channels.start) {
+                to.fill(0.0);
             }
-            first += from.channels;
+            part.copy(image, &channels, whole, to);
         }
     });
+}
+
+impl Part<'_> {
+    fn covers(&self, channels: &Range<usize>) -> bool {
+        self.first < channels.end && channels.start < self.first + self.layout.channels
+    }
+
+    /// Copies what this has of one block's channels.
+    fn copy(&self, image: usize, channels: &Range<usize>, whole: &Layout, to: &mut [f32]) {
+        let from = &self.layout;
+        let data = &self.data[image * from.image()..];
+        let last = self.first + from.channels;
+        let own = channels.start.max(self.first)..channels.end.min(last);
+        let packed = whole.element.packed();
+        if !(self.first.is_multiple_of(packed) && own.end.is_multiple_of(packed)) {
+            return self.copy_values(data, own, whole, to);
+        }
+        // word by word: runs that end with a block of either
+        let mut channel = own.start;
+        while channel < own.end {
+            let source = channel - self.first;
+            let left = from.per_block() - source % from.per_block();
+            let run = left.min(own.end - channel);
+            let words = run / packed;
+            let block = &data[source / from.per_block() * from.block()..];
+            let (lane, place) = (
+                source % from.per_block() / packed,
+                channel % whole.per_block() / packed,
+            );
+            for y in 0..whole.height {
+                let source = block[from.row_start(y)..].chunks_exact(from.lanes);
+                let target = to[whole.row_start(y)..].chunks_exact_mut(whole.lanes);
+                for (to, from) in target.zip(source).take(whole.width) {
+                    to[place..place + words].copy_from_slice(&from[lane..lane + words]);
+                }
+            }
+            channel += run;
+        }
+    }
+
+    /// The same where a channel's half of a word moves to another half.
+    fn copy_values(&self, data: &[f32], own: Range<usize>, whole: &Layout, to: &mut [f32]) {
+        let (from, lanes) = (&self.layout, whole.lanes);
+        for channel in own {
+            let source = channel - self.first;
+            let block = &data[source / from.per_block() * from.block()..];
+            for pixel in 0..whole.height * whole.width {
+                let (y, x) = (pixel / whole.width, pixel % whole.width * lanes);
+                let pixel = &block[from.row_start(y) + x..][..lanes];
+                let value = from.element.get(pixel, source % from.per_block());
+                let pixel = &mut to[whole.row_start(y) + x..][..lanes];
+                whole.element.put(pixel, channel % whole.per_block(), value);
+            }
+        }
+    }
 }

@@ -4,7 +4,7 @@
 //! values it divides by.
 
 use super::conv::Misfit;
-use super::disjoint::{Threads, chunks};
+use super::disjoint::{Threads, blocks};
 use super::isa::Token;
 use super::layout::Layout;
 use super::simd::{Kernel, Simd};
@@ -118,18 +118,22 @@ impl Pool {
     /// # Panics
     /// When a slice is shorter than its layout and the batch say.
     pub fn run(&self, threads: &dyn Threads, batch: usize, input: &[f32], output: &mut [f32]) {
-        let input = &input[..batch * self.input.image()];
-        let output = &mut output[..batch * self.output.image()];
-        chunks(threads, output, self.output.block(), |i, chunk| {
-            self.output.zero_border(chunk, 0);
-            // inputs and outputs have the same channels, and so the same number of blocks
-            let start = i * self.input.block();
-            self.token.vectorize(Block {
-                pool: self,
-                input: &input[start..start + self.input.block()],
-                output: chunk,
-            });
-        });
+        let input = &input[..self.input.extent(batch)];
+        blocks(
+            threads,
+            &self.output,
+            batch,
+            output,
+            |image, block, chunk| {
+                self.output.zero_border(chunk, 0);
+                let start = image * self.input.image() + block * self.input.block();
+                self.token.vectorize(Block {
+                    pool: self,
+                    input: &input[start..start + self.input.block()],
+                    output: chunk,
+                });
+            },
+        );
     }
 }
 

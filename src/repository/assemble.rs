@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::folder::Provenance;
-use super::{LoadedModel, RepositoryError, labels};
+use super::{LoadedModel, Preset, RepositoryError, labels};
 use crate::engine::{EngineOptions, select};
-use crate::families::{self, Architecture};
+use crate::families::{self, Architecture, Build};
 use crate::imaging::Preprocessing;
 use crate::ir::{Graph, Shape};
 use crate::weights::{self, Parameters, WeightSource};
@@ -14,27 +14,39 @@ use crate::weights::{self, Parameters, WeightSource};
 /// A model as its source describes it.
 pub(super) struct Description {
     pub(super) architecture: &'static Architecture,
+    /// The architecture's own, or the one that the weights were trained for.
+    pub(super) build: Build,
     pub(super) version: String,
     pub(super) weights: Box<dyn WeightSource>,
     /// One per class; `None` for the default names.
     pub(super) labels: Option<Vec<String>>,
     pub(super) preprocessing: Preprocessing,
     pub(super) provenance: Provenance,
+    /// The published weights that these are.
+    pub(super) preset: Option<&'static Preset>,
 }
 
 /// Version of a model that states none.
 pub(super) const FIRST_VERSION: &str = "1";
 
-/// A bare weight file, whose name is the architecture's.
+/// A bare weight file. The model's name is the architecture's; it may be another where the file's name says which
+/// published weights it holds.
 pub(super) fn describe_file(name: &str, path: &Path) -> Result<Description, RepositoryError> {
-    let architecture = architecture(name)?;
+    let known = Preset::of_file(path);
+    let architecture = match (families::find(name), known) {
+        (None, Some(preset)) => preset.architecture,
+        _ => architecture(name)?,
+    };
+    let preset = known.filter(|preset| preset.is_for(architecture));
     Ok(Description {
         architecture,
+        build: architecture.build,
         version: FIRST_VERSION.to_owned(),
         weights: weights::open(path)?,
         labels: None,
-        preprocessing: default_preprocessing(architecture),
+        preprocessing: preprocessing(architecture, preset),
         provenance: Provenance::default(),
+        preset,
     })
 }
 
@@ -47,15 +59,28 @@ pub(super) fn assemble(
         architecture,
         weights,
         preprocessing,
+        mut provenance,
         ..
     } = description;
     preprocessing
         .validate()
         .map_err(|e| RepositoryError::Misfit(e.to_string()))?;
-    let graph = Arc::new(graph(architecture, preprocessing.crop as usize, &*weights)?);
+    let graph = Arc::new(graph(
+        architecture,
+        description.build,
+        preprocessing.crop as usize,
+        &*weights,
+    )?);
     let parameters = Parameters::load(&graph, &*weights)?;
     drop(weights);
     let classes = graph.classes();
+    // other classes are other weights, whatever their file is called
+    if let Some(preset) = description
+        .preset
+        .filter(|_| classes == architecture.classes)
+    {
+        preset.complete(&mut provenance);
+    }
     let labels = description
         .labels
         .unwrap_or_else(|| labels::default(classes, architecture.classes));
@@ -73,9 +98,17 @@ pub(super) fn assemble(
         graph,
         labels,
         preprocessing,
-        provenance: description.provenance,
+        provenance,
         engine,
     })
+}
+
+/// Settings of the published weights, or else the architecture's.
+pub(super) fn preprocessing(architecture: &Architecture, preset: Option<&Preset>) -> Preprocessing {
+    match preset {
+        Some(preset) => preset.preprocessing.clone(),
+        None => default_preprocessing(architecture),
+    }
 }
 
 /// Evaluation settings of the data set the architecture was designed for, at its input size.
@@ -106,19 +139,20 @@ const MAX_CLASSES: usize = 100_000;
 /// a network trained further on other classes needs no word about their number.
 fn graph(
     architecture: &Architecture,
+    build: Build,
     side: usize,
     weights: &dyn WeightSource,
 ) -> Result<Graph, RepositoryError> {
-    let build = |classes| {
-        (architecture.build)(Shape::new(3, side, side), classes).map_err(|reason| {
+    let graph = |classes| {
+        build(Shape::new(3, side, side), classes).map_err(|reason| {
             RepositoryError::Misfit(format!(
                 "{} cannot take images of {side}x{side} pixels: {reason}",
                 architecture.name
             ))
         })
     };
-    let graph = build(architecture.classes)?;
-    let classifier = graph.nodes().iter().rfind(|node| node.op.is_weighted());
+    let native = graph(architecture.classes)?;
+    let classifier = native.nodes().iter().rfind(|node| node.op.is_weighted());
     let rows = classifier
         .and_then(|node| weights.shapes().get(&format!("{}.weight", node.name)))
         .and_then(|shape| shape.first().copied());
@@ -128,8 +162,8 @@ fn graph(
                 "the classifier in the weights has {classes} classes; expected 1 to {MAX_CLASSES}"
             )))
         }
-        Some(classes) if classes != graph.classes() => build(classes),
-        _ => Ok(graph),
+        Some(classes) if classes != native.classes() => graph(classes),
+        _ => Ok(native),
     }
 }
 

@@ -7,8 +7,8 @@ use std::path::{Component, Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::assemble::{self, Description};
-use super::{RepositoryError, labels, versions};
-use crate::families::Architecture;
+use super::{Preset, RepositoryError, labels, versions};
+use crate::families::{Architecture, Build};
 use crate::imaging::{Interpolation, Preprocessing};
 use crate::weights::{self, WeightSource};
 
@@ -24,13 +24,24 @@ pub(super) struct Manifest {
     weights: String,
     labels: Option<String>,
     version: Option<String>,
+    survival: Option<Survival>,
     #[serde(default)]
     preprocess: PreprocessTable,
     #[serde(default)]
     provenance: Provenance,
 }
 
-/// `[preprocess]`; what is absent is as the architecture has it.
+/// How training made up for the residual branches that stochastic depth dropped.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Survival {
+    /// Not at all: inference scales each branch by its survival probability (Huang et al. 2016).
+    ScaledAtTest,
+    /// The surviving branches were divided by that probability, as torchvision's `StochasticDepth` does.
+    ScaledAtTraining,
+}
+
+/// `[preprocess]`; what is absent is as the published weights or the architecture have it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PreprocessTable {
@@ -52,6 +63,8 @@ pub struct Provenance {
     pub train_top1: Option<f64>,
     pub test_top1: Option<f64>,
     pub test_top5: Option<f64>,
+    /// Who measured `test_top1` and `test_top5`, and on what.
+    pub test_source: Option<String>,
 }
 
 /// Reads a folder's model.toml and opens the files it names.
@@ -86,26 +99,43 @@ impl Manifest {
         misfit: impl Fn(String) -> RepositoryError,
     ) -> Result<Description, RepositoryError> {
         let architecture = assemble::architecture(&self.architecture)?;
-        let preprocessing = self.preprocess.over(architecture).map_err(&misfit)?;
+        let build = build(architecture, self.survival).map_err(&misfit)?;
+        let preset =
+            Preset::of_file(Path::new(&self.weights)).filter(|preset| preset.is_for(architecture));
+        let default = assemble::preprocessing(architecture, preset);
+        let preprocessing = self.preprocess.over(default).map_err(&misfit)?;
         let version = self
             .version
             .unwrap_or_else(|| assemble::FIRST_VERSION.to_owned());
         versions::check_version(&version).map_err(&misfit)?;
         Ok(Description {
             architecture,
+            build,
             version,
             weights,
             labels,
             preprocessing,
             provenance: self.provenance,
+            preset,
         })
     }
 }
 
+/// The graph for weights trained so.
+fn build(architecture: &Architecture, survival: Option<Survival>) -> Result<Build, String> {
+    match (survival, architecture.unscaled) {
+        (None, _) | (Some(Survival::ScaledAtTest), Some(_)) => Ok(architecture.build),
+        (Some(Survival::ScaledAtTraining), Some(unscaled)) => Ok(unscaled),
+        (Some(_), None) => Err(format!(
+            "has survival, which is for networks with stochastic depth; {} has none: leave survival out",
+            architecture.name
+        )),
+    }
+}
+
 impl PreprocessTable {
-    /// These settings over the architecture's own.
-    fn over(self, architecture: &Architecture) -> Result<Preprocessing, String> {
-        let default = assemble::default_preprocessing(architecture);
+    /// These settings over those of the published weights or the architecture.
+    fn over(self, default: Preprocessing) -> Result<Preprocessing, String> {
         if self.resize.is_some() != self.crop.is_some() {
             return Err("preprocess has one of resize and crop; they belong together".to_owned());
         }

@@ -1,7 +1,7 @@
 //! What is served: model folders, weight files, hub repositories and the embedded model, as loaded models.
 //!
-//! Each kind of source is read into a `Description` (architecture, weights, labels, preprocessing); from there on all
-//! are one: the graph is built for the classes the weights have, checked against them, and given to an engine.
+//! Each kind of source is read into a `Description` (architecture, weights, labels, preprocessing), in which what is not
+//! said is filled in for published weights (`presets`); from there on all are one: the graph is built for the classes the weights have, checked against them, and given to an engine.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -19,12 +19,14 @@ mod embedded;
 mod folder;
 mod hub;
 mod labels;
+mod presets;
 mod source;
 mod timm;
 mod versions;
 
 pub use folder::Provenance;
 pub use hub::HubConfig;
+pub use presets::Preset;
 pub use source::{ModelSpec, Source, scan};
 pub use versions::{Stamp, compare_versions};
 
@@ -45,7 +47,7 @@ pub struct LoadedModel {
     /// One per class.
     pub labels: Vec<String>,
     pub preprocessing: Preprocessing,
-    /// Where the weights come from, as far as model.toml says.
+    /// Where the weights come from and what they are worth, as far as model.toml says or they are known by name.
     pub provenance: Provenance,
     pub engine: Box<dyn Engine>,
 }

@@ -20,7 +20,7 @@ pub struct ModelSpec {
 pub enum Source {
     /// The model inside the binary.
     Embedded,
-    /// A weight file; the model's name is then an architecture.
+    /// A weight file; the model's name is then an architecture, unless the file's name is that of published weights.
     File(PathBuf),
     /// A folder with model.toml, or with such a folder for each version.
     Folder(PathBuf),

@@ -271,6 +271,7 @@ fn an_image_too_small_for_the_network_is_refused() {
     let graph = architecture.default_graph().unwrap();
     let description = assemble::Description {
         architecture,
+        build: architecture.build,
         version: "1".to_owned(),
         weights: Box::new(Generator::new(&graph, 1, [0.5, 1.0])),
         labels: None,
@@ -280,6 +281,7 @@ fn an_image_too_small_for_the_network_is_refused() {
             ..assemble::default_preprocessing(architecture)
         },
         provenance: Provenance::default(),
+        preset: None,
     };
     let error = assemble::assemble("net", description, &EngineOptions::default()).unwrap_err();
     assert!(error.to_string().contains("between 1 and 4096"), "{error}");

@@ -1,11 +1,13 @@
-//! Hub repositories in timm's layout: config.json names the architecture and its preprocessing.
+//! Hub repositories in timm's layout: config.json names the architecture and its preprocessing; of published weights the
+//! preset says what it leaves out.
 
 use serde::Deserialize;
 
-use super::RepositoryError;
 use super::assemble::{self, Description};
 use super::folder::{Provenance, read_text};
 use super::hub::{self, HubConfig};
+use super::{Preset, RepositoryError};
+use crate::families::Architecture;
 use crate::imaging::{Interpolation, Preprocessing};
 use crate::weights;
 
@@ -53,24 +55,39 @@ pub(super) fn describe(
         )
     })?;
     let architecture = assemble::architecture(&name)?;
+    let preset = Preset::of_hub(repo).filter(|preset| preset.is_for(architecture));
+    let default = match preset {
+        Some(preset) => preset.preprocessing.clone(),
+        None => timm_default(architecture),
+    };
     let settings = card.pretrained_cfg.unwrap_or(card.top);
     Ok(Description {
         architecture,
+        build: architecture.build,
         version: snapshot.commit.chars().take(VERSION_LENGTH).collect(),
         weights: weights::open(&snapshot.weights)?,
         labels: card.label_names,
-        preprocessing: settings
-            .over(assemble::default_preprocessing(architecture))
-            .map_err(misfit)?,
+        preprocessing: settings.over(default).map_err(misfit)?,
         provenance: Provenance {
             data: Some(format!("hf:{repo} at commit {}", snapshot.commit)),
             ..Provenance::default()
         },
+        preset,
     })
 }
 
+/// timm's own defaults over the architecture's.
+fn timm_default(architecture: &Architecture) -> Preprocessing {
+    let own = assemble::default_preprocessing(architecture);
+    Preprocessing {
+        resize: assemble::resize_for(own.crop, assemble::DEFAULT_CROP),
+        interpolation: Interpolation::Bicubic,
+        ..own
+    }
+}
+
 impl Settings {
-    /// timm's settings, with timm's own defaults for what is absent.
+    /// The file's settings, with `default` for what is absent.
     fn over(self, default: Preprocessing) -> Result<Preprocessing, String> {
         let [channels, height, crop] = self.input_size.unwrap_or([3, default.crop, default.crop]);
         if channels != 3 || height != crop {
@@ -82,11 +99,15 @@ impl Settings {
         if let Some(mode) = self.crop_mode.filter(|mode| mode != "center") {
             return Err(format!("has crop_mode {mode:?}; only center is supported"));
         }
-        let settings = Preprocessing {
+        let resize = match self.crop_pct {
+            None if crop == default.crop => default.resize,
             // a share of 0 or NaN yields a size that is refused below
-            resize: assemble::resize_for(crop, self.crop_pct.unwrap_or(assemble::DEFAULT_CROP)),
+            share => assemble::resize_for(crop, share.unwrap_or(assemble::DEFAULT_CROP)),
+        };
+        let settings = Preprocessing {
+            resize,
             crop,
-            interpolation: self.interpolation.unwrap_or(Interpolation::Bicubic),
+            interpolation: self.interpolation.unwrap_or(default.interpolation),
             mean: self.mean.unwrap_or(default.mean),
             std: self.std.unwrap_or(default.std),
         };

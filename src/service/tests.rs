@@ -31,6 +31,7 @@ static COLOURS: Architecture = Architecture {
     input_size: 8,
     classes: 3,
     build: build_colours,
+    unscaled: None,
 };
 
 fn build_colours(input: Shape, classes: usize) -> Result<Graph, String> {

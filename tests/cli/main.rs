@@ -7,8 +7,11 @@ mod compare;
 mod files;
 mod serve;
 
+use std::collections::BTreeSet;
+
 use common::process::run;
 use resnetd::families;
+use resnetd::repository::Preset;
 
 /// The error of a command that must fail with exit code 1.
 fn refused(args: &[&str]) -> String {
@@ -36,16 +39,45 @@ fn models_are_listed_with_what_they_cost() {
         .map(|architecture| architecture.name)
         .collect();
     assert_eq!(names, known);
+    let lengths: BTreeSet<usize> = ran.stdout.lines().map(str::len).collect();
+    assert_eq!(
+        lengths.len(),
+        1,
+        "columns are as wide as their words: {ran:?}"
+    );
 
     let ran = run(&["models", "resnet50"]);
     let lines: Vec<&str> = ran.stdout.lines().collect();
-    assert_eq!(lines.len(), 2, "{ran:?}");
     // torchvision's number of parameters, and 4.09 billion multiply-accumulates
     let row: Vec<&str> = lines[1].split_whitespace().collect();
     assert_eq!(
         row,
         ["resnet50", "resnet", "50", "25557032", "4.089", "224x224"]
     );
+
+    // and the weights published for it
+    let presets: Vec<_> = Preset::all()
+        .iter()
+        .filter(|preset| preset.architecture.name == "resnet50")
+        .collect();
+    assert_eq!((lines[2], lines.len()), ("", 4 + presets.len()), "{ran:?}");
+    for (line, preset) in lines[4..].iter().zip(presets) {
+        assert!(line.starts_with(&preset.source), "{line}");
+    }
+    for expected in [
+        "source weights interpolation resize crop top-1 top-5",
+        "resnet50-11ad3fa6.pth IMAGENET1K_V2 bilinear 232 224 80.858 95.434",
+        "hf:timm/resnet50.tv_in1k tv_in1k bilinear 256 224 76.156 92.866",
+    ] {
+        let words = |line: &&str| line.split_whitespace().eq(expected.split(' '));
+        assert_eq!(
+            lines.iter().filter(|line| words(line)).count(),
+            1,
+            "{ran:?}"
+        );
+    }
+    let ran = run(&["models", "resnet20"]);
+    assert_eq!(ran.stdout.lines().count(), 2, "none is published: {ran:?}");
 
     let error = refused(&["models", "nosuch"]);
     assert!(

@@ -220,6 +220,36 @@ async fn versions_are_served_and_the_watch_takes_new_ones() {
     assert!(error.contains("11/weights.safetensors"), "{error}");
 }
 
+#[tokio::test]
+async fn a_published_file_is_served_as_it_was_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("googlenet-1378be20.pth");
+    std::fs::write(&file, weights::pth("googlenet")).unwrap();
+    let model = format!("photos={}", file.display());
+    let process = Process::serve(&["--model", &model]).await;
+    let model = process.json("/models/photos").await;
+    assert_eq!(model["architecture"], "googlenet");
+    let preprocess = &model["preprocess"];
+    assert_eq!(
+        (&preprocess["resize"], &preprocess["crop"]),
+        (&256.into(), &224.into())
+    );
+    assert_eq!(preprocess["mean"], serde_json::json!([0.5, 0.5, 0.5]));
+    assert_eq!(preprocess["std"], serde_json::json!([0.5, 0.5, 0.5]));
+    let provenance = &model["provenance"];
+    assert_eq!(provenance["test_top1"], 69.778);
+    assert_eq!(provenance["test_top5"], 89.53);
+    let source = provenance["test_source"].as_str().unwrap();
+    assert!(source.contains("torchvision"), "{source}");
+    let (status, body) = classify(&process, 1, None).await;
+    assert_eq!(status, 200, "{body}");
+    let label = body["results"][0]["predictions"][0]["label"].as_str();
+    assert!(
+        label.is_some_and(|label| !label.starts_with("class_")),
+        "{body}"
+    );
+}
+
 #[test]
 fn a_folder_of_nothing_says_what_was_expected() {
     let folder = tempfile::tempdir().unwrap();

@@ -30,7 +30,6 @@ def test_the_server_names_itself_and_its_version(api):
 def test_the_server_announces_exactly_the_extensions_that_work(api):
     extensions = api.json("get_server_metadata")["extensions"]
     assert len(extensions) == len(set(extensions))
-    # Triton's name for an unload that takes this parameter
     assert set(extensions) == EXTENSIONS
 
 

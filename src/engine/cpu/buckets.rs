@@ -66,6 +66,7 @@ mod tests {
             element: token.element(),
             lanes: token.lanes(),
             border: 1,
+            gap: 0,
         };
         let make = |algorithm| {
             Conv::new(ConvParts {

@@ -183,6 +183,7 @@ mod tests {
             element: Element::F32,
             lanes,
             border: 1,
+            gap: 0,
         };
         let spec = |stride, groups| ConvSpec {
             in_channels: 64,

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::plan::{Kernel, Place, Plan, Step};
+use super::place::Place;
+use super::plan::{Kernel, Plan, Step};
 use crate::engine::{Engine, EngineError, EngineInfo, LayerProfile};
 use crate::ir::Graph;
 use crate::kernels::{
-    Buffer, ConvCall, Element, Layout, Serial, Threads, Token, concat, flatten, from_planes,
+    Buffer, ConvCall, Element, Layout, Part, Serial, Threads, Token, concat, flatten, from_planes,
     to_planes,
 };
 use crate::pool::Pool;
@@ -81,12 +82,12 @@ impl FusedEngine {
                 image: input,
                 buffers: &self.buffers,
             };
-            call.run(step, &mut output);
+            call.run(step, &mut output[step.output.offset..]);
             self.buffers[target] = output;
             after(step, start.elapsed());
         }
         if let Some(last) = self.plan.steps.last() {
-            let Place { buffer, layout } = last.output;
+            let Place { buffer, layout, .. } = last.output;
             to_planes(
                 threads,
                 &layout,
@@ -158,7 +159,7 @@ struct Call<'a> {
 impl Call<'_> {
     fn run(&self, step: &Step, output: &mut [f32]) {
         let (threads, batch) = (self.threads, self.batch);
-        let data = |place: &Place| -> &[f32] { &self.buffers[place.buffer] };
+        let data = |place: &Place| -> &[f32] { &self.buffers[place.buffer][place.offset..] };
         let to = &step.output.layout;
         let added: Vec<&[f32]> = step.added.iter().map(data).collect();
         match (&step.kernel, step.inputs.first()) {
@@ -173,10 +174,17 @@ impl Call<'_> {
             }
             (Kernel::Pool(pool), Some(input)) => pool.run(threads, batch, data(input), output),
             (Kernel::Map(map), Some(input)) => map.run(threads, batch, data(input), &added, output),
-            (Kernel::Concat, _) => {
-                let inputs: Vec<(Layout, &[f32])> =
-                    step.inputs.iter().map(|p| (p.layout, data(p))).collect();
-                concat(threads, batch, &inputs, to, output);
+            (Kernel::Concat(firsts), _) => {
+                let parts: Vec<Part<'_>> = firsts
+                    .iter()
+                    .zip(&step.inputs)
+                    .map(|(&first, place)| Part {
+                        first,
+                        layout: place.layout,
+                        data: data(place),
+                    })
+                    .collect();
+                concat(threads, batch, &parts, to, output);
             }
             (Kernel::Flatten, Some(input)) => {
                 flatten(threads, &input.layout, batch, data(input), to, output);

@@ -10,6 +10,7 @@ mod buckets;
 mod choose;
 mod execute;
 mod passes;
+mod place;
 mod plan;
 mod tune;
 

@@ -1,4 +1,4 @@
-//! The plan of one network on one instruction set: a layout and a buffer for each value, a prepared kernel for each
+//! The plan of one network on one instruction set: a place for each value ([`super::place`]), a prepared kernel for each
 //! layer. Weights are packed here and the originals dropped.
 
 use std::collections::BTreeSet;
@@ -6,11 +6,10 @@ use std::collections::BTreeSet;
 use super::buckets::Buckets;
 use super::choose;
 use super::passes::{self, Fused, Layer, LayerOp};
+use super::place::{self, Place, Placement};
 use crate::engine::EngineError;
 use crate::ir::Graph;
-use crate::kernels::{
-    Buffer, Conv, ConvParts, Element, Epilogue, Layout, Map, Misfit, Operation, Pool, Token,
-};
+use crate::kernels::{Buffer, Conv, ConvParts, Epilogue, Map, Misfit, Operation, Pool, Token};
 use crate::weights::Parameters;
 
 #[derive(Debug)]
@@ -33,20 +32,14 @@ pub(super) struct Step {
     pub(super) macs: usize,
 }
 
-/// Where a value lies.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
-    pub(super) buffer: usize,
-    pub(super) layout: Layout,
-}
-
 #[derive(Debug)]
 pub(super) enum Kernel {
     Image,
     Conv(Box<Buckets>),
     Pool(Pool),
     Map(Map),
-    Concat,
+    /// Of inputs that are not in their place already, with the channel where each begins.
+    Concat(Vec<usize>),
     Flatten,
 }
 
@@ -59,11 +52,15 @@ impl Plan {
         token: Token,
     ) -> Result<Self, EngineError> {
         let layers = passes::lower(graph, &mut parameters)?;
-        let layouts = layouts(&layers, token);
-        let (places, buffers) = place(&layers, &layouts);
+        let Placement { places, buffers } = place::place(&layers, token);
         let mut steps = Vec::with_capacity(layers.len());
-        for (layer, &output) in layers.into_iter().zip(&places) {
-            steps.push(step(layer, output, &places, token)?);
+        let last = layers.len().saturating_sub(1);
+        for (index, layer) in layers.into_iter().enumerate() {
+            let step = step(layer, places[index], &places, token)?;
+            // what every input has been written into needs no step of its own, but for the logits to be found
+            if index == last || !step.is_done() {
+                steps.push(step);
+            }
         }
         Ok(Self { steps, buffers })
     }
@@ -78,12 +75,19 @@ impl Plan {
     }
 }
 
+impl Step {
+    /// Whether there is nothing to do.
+    fn is_done(&self) -> bool {
+        matches!(&self.kernel, Kernel::Concat(firsts) if firsts.is_empty())
+    }
+}
+
 impl Kernel {
     /// Values of its packed weights.
     pub(super) fn weights(&self) -> usize {
         match self {
             Self::Conv(conv) => conv.packed_len(),
-            Self::Image | Self::Pool(_) | Self::Map(_) | Self::Concat | Self::Flatten => 0,
+            Self::Image | Self::Pool(_) | Self::Map(_) | Self::Concat(_) | Self::Flatten => 0,
         }
     }
 
@@ -94,105 +98,14 @@ impl Kernel {
             Self::Conv(conv) => conv.of(batch).algorithm().name(),
             Self::Pool(_) => "pool",
             Self::Map(_) => "element-wise",
-            Self::Concat => "concat",
+            Self::Concat(_) => "concat",
             Self::Flatten => "flatten",
         }
     }
 }
 
-/// The layout of each layer's value: blocks of the vector's width, bordered for its widest reader. An image of few
-/// channels keeps them together, so that a stem's window is one run of values and no lane is wasted on padding.
-fn layouts(layers: &[Layer], token: Token) -> Vec<Layout> {
-    let mut layouts: Vec<Layout> = layers
-        .iter()
-        .map(|layer| Layout {
-            channels: layer.shape.channels,
-            height: layer.shape.height,
-            width: layer.shape.width,
-            element: token.element(),
-            lanes: token.lanes(),
-            border: 0,
-        })
-        .collect();
-    let mut only_convs = vec![true; layers.len()];
-    for layer in layers {
-        for read in layer.reads() {
-            only_convs[read] &=
-                layer.inputs.contains(&read) && matches!(layer.op, LayerOp::Conv { .. });
-        }
-        if let LayerOp::Conv { spec, .. } = &layer.op {
-            for &input in &layer.inputs {
-                let border = &mut layouts[input].border;
-                *border = (*border).max(spec.padding.0).max(spec.padding.1);
-            }
-        }
-    }
-    for ((layer, layout), only_convs) in layers.iter().zip(&mut layouts).zip(only_convs) {
-        let narrow = matches!(layer.op, LayerOp::Image)
-            && only_convs
-            && layout.channels < layout.per_block();
-        // the last value is read as planes, which any layout gives
-        if narrow {
-            layout.lanes = layout.channels.div_ceil(layout.element.packed());
-        }
-    }
-    // logits keep the precision they were summed in
-    if let (Some(layer), Some(layout)) = (layers.last(), layouts.last_mut())
-        && matches!(layer.op, LayerOp::Conv { .. })
-        && layer.reads().eq(layer.inputs.iter().copied())
-    {
-        layout.element = Element::F32;
-    }
-    layouts
-}
-
-/// Gives each value a buffer, reusing those whose values nobody reads any more; returns the buffers' sizes too.
-fn place(layers: &[Layer], layouts: &[Layout]) -> (Vec<Place>, Vec<usize>) {
-    let mut last_reader: Vec<usize> = (0..layers.len()).collect();
-    for (index, layer) in layers.iter().enumerate() {
-        for read in layer.reads() {
-            last_reader[read] = index;
-        }
-    }
-    let mut places = Vec::with_capacity(layers.len());
-    let mut buffers: Vec<usize> = Vec::new();
-    let mut free: Vec<usize> = Vec::new();
-    for (index, (layer, layout)) in layers.iter().zip(layouts).enumerate() {
-        let size = layout.image();
-        let fitting = free
-            .iter()
-            .enumerate()
-            .filter(|(_, b)| buffers[**b] >= size);
-        // the smallest that fits, or else the largest, which grows
-        let choice = fitting
-            .min_by_key(|(_, b)| buffers[**b])
-            .or_else(|| free.iter().enumerate().max_by_key(|(_, b)| buffers[**b]))
-            .map(|(at, _)| at);
-        let buffer = match choice {
-            Some(at) => free.swap_remove(at),
-            None => {
-                buffers.push(0);
-                buffers.len() - 1
-            }
-        };
-        buffers[buffer] = buffers[buffer].max(size);
-        places.push(Place {
-            buffer,
-            layout: *layout,
-        });
-        let mut dead: Vec<usize> = layer
-            .reads()
-            .filter(|&read| last_reader[read] == index)
-            .collect();
-        dead.sort_unstable();
-        dead.dedup();
-        free.extend(dead.into_iter().map(|read| places[read].buffer));
-    }
-    (places, buffers)
-}
-
 fn step(layer: Layer, output: Place, places: &[Place], token: Token) -> Result<Step, EngineError> {
-    let inputs: Vec<Place> = layer.inputs.iter().map(|&i| places[i]).collect();
+    let mut inputs: Vec<Place> = layer.inputs.iter().map(|&i| places[i]).collect();
     let mut added = Vec::new();
     let to = output.layout;
     let operations = layer.epilogue.into_iter().map(|operation| {
@@ -217,7 +130,20 @@ fn step(layer: Layer, output: Place, places: &[Place], token: Token) -> Result<S
     let misfit = |error: Misfit| EngineError::Device(format!("layer {}: {error}", layer.name));
     let kernel = match (layer.op, input) {
         (LayerOp::Image, _) => Kernel::Image,
-        (LayerOp::Concat, _) => Kernel::Concat,
+        (LayerOp::Concat, _) => {
+            let mut first = 0;
+            let mut firsts = Vec::new();
+            inputs.retain(|input| {
+                let channel = first;
+                first += input.layout.channels;
+                let copied = input.buffer != output.buffer;
+                if copied {
+                    firsts.push(channel);
+                }
+                copied
+            });
+            Kernel::Concat(firsts)
+        }
         (LayerOp::Flatten, Some(_)) => Kernel::Flatten,
         (LayerOp::Conv { spec, weights }, Some(input)) => {
             macs = spec.macs_per_pixel() * to.height * to.width;
@@ -266,7 +192,7 @@ fn step(layer: Layer, output: Place, places: &[Place], token: Token) -> Result<S
 mod tests {
     use super::*;
     use crate::ir::{Builder, NodeId, Shape};
-    use crate::kernels::Isa;
+    use crate::kernels::{Element, Isa};
     use crate::weights::Generator;
 
     fn plan(build: impl Fn(&mut Builder, NodeId)) -> Plan {
@@ -350,6 +276,46 @@ mod tests {
         for step in &plan.steps {
             assert!(plan.buffers[step.output.buffer] >= step.output.layout.image());
         }
+    }
+
+    #[test]
+    fn what_is_concatenated_is_written_in_its_place() {
+        let token = Token::detect(None);
+        let block = token.lanes() * token.element().packed();
+        let joined = |widths: [usize; 3]| {
+            plan(move |b, x| {
+                let x = b.conv("stem", x, block, 3, 1);
+                let branch = |b: &mut Builder, i: usize| {
+                    b.conv(&format!("branch{i}"), x, widths[i] * block / 2, 1, 1)
+                };
+                let branches = [branch(b, 0), branch(b, 1), branch(b, 2)];
+                let x = b.concat(&branches);
+                b.conv("after", x, 8, 3, 1);
+            })
+        };
+        let names = |plan: &Plan| Vec::from_iter(plan.steps.iter().map(|s| s.name.clone()));
+        // image, stem, three branches, after
+        let whole = joined([2, 4, 2]);
+        assert_eq!(whole.steps.len(), 6, "{:?}", names(&whole));
+        let places: Vec<Place> = whole.steps[2..5].iter().map(|s| s.output).collect();
+        let to = whole.steps[5].inputs[0];
+        assert!(places.iter().all(|place| place.buffer == to.buffer));
+        let size = to.layout.block();
+        assert_eq!(
+            [0, 1, 3].map(|n| n * size).to_vec(),
+            Vec::from_iter(places.iter().map(|p| p.offset))
+        );
+        assert!(
+            places
+                .iter()
+                .all(|p| (p.layout.image(), p.layout.border) == (to.layout.image(), 1))
+        );
+        // the second begins with half a block, the third does not
+        let mixed = joined([1, 3, 2]);
+        assert_eq!(mixed.steps.len(), 7, "{:?}", names(&mixed));
+        let concat = &mixed.steps[5];
+        assert!(matches!(&concat.kernel, Kernel::Concat(firsts) if *firsts == [block / 2]));
+        assert_eq!(concat.inputs[0].buffer, mixed.steps[3].output.buffer);
     }
 
     #[test]

@@ -210,6 +210,7 @@ fn blocked(shape: Shape, token: Token, border: usize) -> Layout {
         element: token.element(),
         lanes: token.lanes(),
         border,
+        gap: 0,
     }
 }
 

@@ -173,6 +173,9 @@ impl Strips {
     }
 }
 
+/// Words of a stream of weights by which it is fetched ahead: twice what comes from memory within its latency.
+const STREAMED: usize = 2 << 10;
+
 /// The units of a task, one after another. While the matrix unit sums one pair of strips, the vector units finish the
 /// pair before.
 struct Units<'s, J> {
@@ -204,7 +207,11 @@ impl<'a, J: Iterator<Item = UnitJob<'a>>> Kernel for Units<'_, J> {
             let steps = job.blocks * job.walk.kernel_rows * (job.walk.run / depth);
             // cache lines of the next weights for each step, so that all pairs together fetch all
             let lines = (2 * depth).div_ceil(pairs.len());
-            let mut ahead = job.next;
+            let mut ahead = match pairs.len() {
+                // nothing is used twice, so that the weights are a stream: a whole unit of it would not stay in the cache
+                1 => job.weights.wrapping_add(STREAMED),
+                _ => job.next,
+            };
             for pair in pairs {
                 let share = pending
                     .as_ref()

@@ -45,9 +45,8 @@ pub enum Algorithm {
 /// A convolution ready to run: packed weights, epilogue, layouts.
 #[derive(Debug)]
 pub struct Conv {
-    /// Words of one image.
-    input: usize,
-    output: usize,
+    input: Layout,
+    output: Layout,
     imp: Implementation,
 }
 
@@ -213,7 +212,7 @@ impl Conv {
                 parts.input
             )));
         }
-        let (input, output) = (parts.input.image(), parts.output.image());
+        let (input, output) = (parts.input, parts.output);
         let imp = match parts.algorithm {
             Algorithm::Direct => Implementation::Direct(Direct::new(parts)),
             Algorithm::Winograd4 => Implementation::Winograd4(Winograd4::new(parts)),
@@ -233,11 +232,11 @@ impl Conv {
         }
         // what the kernels read and write without checks rests on these two
         assert!(
-            call.input.len() >= call.batch * self.input,
+            call.input.len() >= self.input.extent(call.batch),
             "the input is too short"
         );
         assert!(
-            output.len() >= call.batch * self.output,
+            output.len() >= self.output.extent(call.batch),
             "the output is too short"
         );
         match &self.imp {

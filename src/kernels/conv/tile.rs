@@ -17,6 +17,9 @@ pub(super) const AHEAD: usize = 64;
 /// Input blocks by which inputs are fetched ahead. Blocks lie pages apart, so the hardware does not foresee them.
 const NEXT: usize = 2;
 
+/// Pixels of a tile that has one for nearly every step, so that asking costs more than it saves.
+const WIDE: usize = 8;
+
 /// Strides and lengths of the sums of one convolution, in words.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Walk {
@@ -177,7 +180,10 @@ impl<St: Step, const R: usize, const Q: usize, const B: usize> Kernel for Micro<
                         simd.prefetch(ahead.wrapping_add(b * S::LANES));
                     }
                     ahead = ahead.wrapping_byte_add(job.ahead_step);
-                    simd.prefetch_near(row.wrapping_add(walk.block * NEXT + i * step));
+                    // a pixel's inputs for each of the first steps; beyond the last are other images' at best
+                    if Q >= WIDE || i < Q {
+                        simd.prefetch_near(row.wrapping_add(walk.block * NEXT + i * step));
+                    }
                     for (r, row_tile) in tile.iter_mut().enumerate() {
                         for (q, pixel) in row_tile.iter_mut().enumerate() {
                             // SAFETY: `run`'s caller vouches for every input of the walk.

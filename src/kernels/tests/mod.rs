@@ -251,9 +251,30 @@ fn assert_close(
     }
 }
 
-/// Planes in a layout, in guarded memory.
+/// Planes in a layout, in guarded memory; what is not the tensor's own is NaN.
 fn laid_out(layout: &Layout, batch: usize, planes: &[f32]) -> Guarded {
-    let mut memory = Guarded::new(batch * layout.image());
-    from_planes(&Serial, layout, batch, planes, &mut memory);
-    memory
+    let own = Layout { gap: 0, ..*layout };
+    let mut together = Guarded::new(batch * own.image());
+    from_planes(&Serial, &own, batch, planes, &mut together);
+    if layout.gap == 0 {
+        return together;
+    }
+    let mut apart = Guarded::new(layout.extent(batch));
+    let images = apart.chunks_mut(layout.image());
+    for (to, from) in images.zip(together.chunks_exact(own.image())) {
+        to[..from.len()].copy_from_slice(from);
+    }
+    apart
+}
+
+/// The tensor's own words of what a kernel has written; it has written no others.
+fn own(layout: &Layout, memory: &[f32]) -> Vec<f32> {
+    let size = Layout { gap: 0, ..*layout }.image();
+    let images = memory.chunks(layout.image());
+    let own = images.flat_map(|image| {
+        let (own, gap) = image.split_at(size);
+        assert!(gap.iter().all(|word| word.is_nan()), "words of others");
+        own.iter().copied()
+    });
+    own.collect()
 }

@@ -26,6 +26,7 @@ fn any_conv() -> impl Strategy<Value = ConvCase> {
             width: size.1.max(window.1),
             spare_border: rest.0,
             out_border: rest.1,
+            gap: 2 - rest.1,
             narrow: rest.2 && groups == 1,
             wide: false,
             epilogue: rest.3,

@@ -5,9 +5,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-use super::super::{Config, LoadedModel, ModelSpec, load};
+use super::super::{Config, LoadedModel, ModelSpec, load, timm};
 use super::*;
-use crate::imaging::Interpolation;
+use crate::imaging::{Interpolation, Preprocessing};
 
 const WEIGHTS_FILE: &[u8] = include_bytes!("../../../models/resnet20-cifar10/weights.safetensors");
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -139,7 +139,8 @@ fn answer(stream: TcpStream, state: &Mutex<State>, base: &str) -> std::io::Resul
     }
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     let (file, direct) = match parts[..] {
-        ["owner", "net", "resolve", "main" | "v1" | COMMIT, file] => (file, file == "config.json"),
+        ["owner", "net", "resolve", "main" | "v1" | COMMIT, file]
+        | ["timm", _, "resolve", "main" | COMMIT, file] => (file, file == "config.json"),
         ["cdn", file] => (file, true),
         _ => ("", true),
     };
@@ -201,6 +202,54 @@ fn a_timm_repository_is_fetched_and_described() {
         seen.contains(&format!("/owner/net/resolve/{COMMIT}/model.safetensors")),
         "{seen}"
     );
+}
+
+#[test]
+fn published_weights_are_known_by_their_repository() {
+    let describe = |repo: &str, card: &'static str| {
+        let files = [
+            ("config.json", card.as_bytes()),
+            ("model.safetensors", WEIGHTS_FILE),
+        ];
+        let hub = Hub::new(&files);
+        timm::describe(repo, None, &hub.config()).unwrap()
+    };
+    let tv = "timm/resnet50.tv_in1k";
+    let described = describe(tv, r#"{"architecture": "resnet50"}"#);
+    assert_eq!(described.preprocessing, Preprocessing::imagenet());
+    let mut provenance = described.provenance;
+    described.preset.unwrap().complete(&mut provenance);
+    let accuracies = (provenance.test_top1, provenance.test_top5);
+    assert_eq!(accuracies, (Some(76.156), Some(92.866)));
+    let data = provenance.data.unwrap();
+    assert_eq!(data, format!("hf:{tv} at commit {COMMIT}"));
+    let source = provenance.test_source.unwrap();
+    assert!(source.contains("published by timm"), "{source}");
+
+    // the card is right where it says something
+    let card = r#"{"architecture": "resnet50", "pretrained_cfg": {"crop_pct": 0.95, "mean": [0.1, 0.2, 0.3]}}"#;
+    let expected = Preprocessing {
+        resize: 235,
+        mean: [0.1, 0.2, 0.3],
+        ..Preprocessing::imagenet()
+    };
+    assert_eq!(describe(tv, card).preprocessing, expected);
+    let card = r#"{"architecture": "resnet50", "pretrained_cfg": {"input_size": [3, 160, 160]}}"#;
+    let smaller = describe(tv, card).preprocessing;
+    assert_eq!((smaller.resize, smaller.crop), (182, 160));
+
+    let bicubic = Preprocessing {
+        interpolation: Interpolation::Bicubic,
+        ..Preprocessing::imagenet()
+    };
+    for (repo, card) in [
+        ("owner/net", r#"{"architecture": "resnet50"}"#),
+        (tv, r#"{"architecture": "resnet18"}"#),
+    ] {
+        let described = describe(repo, card);
+        assert!(described.preset.is_none(), "{repo}");
+        assert_eq!(described.preprocessing, bicubic);
+    }
 }
 
 #[test]

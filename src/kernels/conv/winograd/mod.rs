@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use super::{ConvCall, ConvParts};
 use crate::kernels::buffer::Buffer;
-use crate::kernels::disjoint::{Disjoint, TASKS, Threads, chunks, claim};
+use crate::kernels::disjoint::{Disjoint, TASKS, Threads, blocks, claim};
 use crate::kernels::epilogue::{Bound, Epilogue};
 use crate::kernels::isa::Token;
 use crate::kernels::layout::{Layout, Plane};
@@ -132,10 +132,10 @@ impl<F: Transform<M, T> + Sync, const M: usize, const T: usize> Winograd<F, M, T
             input,
             added,
         } = call;
-        let output = &mut output[..batch * self.output.image()];
+        let output = &mut output[..self.output.extent(batch)];
         let operations = self.epilogue.bind(Plane::Image, batch, added);
         if self.output.border > 0 {
-            chunks(threads, output, self.output.block(), |_, block| {
+            blocks(threads, &self.output, batch, output, |_, _, block| {
                 self.output.zero_border(block, 0)
             });
         }

@@ -71,6 +71,7 @@ pub(in crate::kernels::tests) fn convs(token: Token, algorithm: Algorithm) -> us
             batch: 1 + i % 3,
             spare_border: i % 2,
             out_border: (i / 2) % 3,
+            gap: (i / 3) % 3,
             epilogue: i % EPILOGUES,
             ..*case
         });

@@ -20,6 +20,8 @@ pub(super) struct ConvCase {
     /// Beyond what the padding needs.
     pub(super) spare_border: usize,
     pub(super) out_border: usize,
+    /// Blocks of others between the images of every tensor.
+    pub(super) gap: usize,
     /// Whether the input keeps all its channels in one block.
     pub(super) narrow: bool,
     /// Whether the output is f32 whatever the kernel's own element is.
@@ -51,6 +53,7 @@ impl ConvCase {
             width,
             spare_border: 0,
             out_border: 0,
+            gap: 0,
             narrow: false,
             wide: false,
             epilogue: 0,
@@ -69,6 +72,7 @@ impl ConvCase {
                 token.lanes()
             },
             border: self.spec.padding.0.max(self.spec.padding.1) + self.spare_border,
+            gap: self.gap,
         }
     }
 
@@ -85,6 +89,7 @@ impl ConvCase {
             },
             lanes: token.lanes(),
             border: self.out_border,
+            gap: self.gap,
         }
     }
 
@@ -94,7 +99,7 @@ impl ConvCase {
         token: Token,
         algorithm: Algorithm,
         threads: &dyn Threads,
-    ) -> (Guarded, Guarded) {
+    ) -> (Guarded, Vec<f32>) {
         let (spec, batch) = (self.spec, self.batch);
         let (input, output) = (self.input(token), self.output(token));
         let size = Planes {
@@ -114,7 +119,7 @@ impl ConvCase {
             &mut expected,
             &added,
         );
-        let expected = laid_out(&output, batch, &expected);
+        let expected = laid_out(&Layout { gap: 0, ..output }, batch, &expected);
 
         let added = lay_out_added(&epilogue, batch, &added);
         let added: Vec<&[f32]> = added.iter().map(|a| &a[..]).collect();
@@ -127,7 +132,7 @@ impl ConvCase {
             weights: &weights,
             epilogue,
         });
-        let mut found = Guarded::new(batch * output.image());
+        let mut found = Guarded::new(output.extent(batch));
         let call = ConvCall {
             batch,
             input: &laid_out(&input, batch, &planes),
@@ -135,7 +140,7 @@ impl ConvCase {
         };
         conv.expect("a convolution that fits")
             .run(threads, call, &mut found);
-        (expected, found)
+        (expected, own(&output, &found))
     }
 
     pub(super) fn suits(&self, token: Token, algorithm: Algorithm) -> bool {
