@@ -286,7 +286,8 @@ mod tests {
             plan(move |b, x| {
                 let x = b.conv("stem", x, block, 3, 1);
                 let branch = |b: &mut Builder, i: usize| {
-                    b.conv(&format!("branch{i}"), x, widths[i] * block / 2, 1, 1)
+                    let y = b.conv(&format!("squeeze{i}"), x, 8, 1, 1);
+                    b.conv(&format!("branch{i}"), y, widths[i] * block / 2, 1, 1)
                 };
                 let branches = [branch(b, 0), branch(b, 1), branch(b, 2)];
                 let x = b.concat(&branches);
@@ -294,12 +295,15 @@ mod tests {
             })
         };
         let names = |plan: &Plan| Vec::from_iter(plan.steps.iter().map(|s| s.name.clone()));
-        // image, stem, three branches, after
         let whole = joined([2, 4, 2]);
-        assert_eq!(whole.steps.len(), 6, "{:?}", names(&whole));
-        let places: Vec<Place> = whole.steps[2..5].iter().map(|s| s.output).collect();
-        let to = whole.steps[5].inputs[0];
+        let (squeezed, places): (Vec<_>, Vec<_>) = (0..3)
+            .map(|i| (whole.steps[2 + 2 * i].output, whole.steps[3 + 2 * i].output))
+            .unzip();
+        // image, stem, three branches of two, after
+        assert_eq!(whole.steps.len(), 9, "{:?}", names(&whole));
+        let to = whole.steps[8].inputs[0];
         assert!(places.iter().all(|place| place.buffer == to.buffer));
+        assert!(squeezed.iter().all(|place| place.buffer != to.buffer));
         let size = to.layout.block();
         assert_eq!(
             [0, 1, 3].map(|n| n * size).to_vec(),
@@ -312,10 +316,10 @@ mod tests {
         );
         // the second begins with half a block, the third does not
         let mixed = joined([1, 3, 2]);
-        assert_eq!(mixed.steps.len(), 7, "{:?}", names(&mixed));
-        let concat = &mixed.steps[5];
+        assert_eq!(mixed.steps.len(), 10, "{:?}", names(&mixed));
+        let concat = &mixed.steps[8];
         assert!(matches!(&concat.kernel, Kernel::Concat(firsts) if *firsts == [block / 2]));
-        assert_eq!(concat.inputs[0].buffer, mixed.steps[3].output.buffer);
+        assert_eq!(concat.inputs[0].buffer, mixed.steps[5].output.buffer);
     }
 
     #[test]

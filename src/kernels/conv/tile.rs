@@ -17,8 +17,8 @@ pub(super) const AHEAD: usize = 64;
 /// Input blocks by which inputs are fetched ahead. Blocks lie pages apart, so the hardware does not foresee them.
 const NEXT: usize = 2;
 
-/// Pixels of a tile that has one for nearly every step, so that asking costs more than it saves.
-const WIDE: usize = 8;
+/// Pixels of a row of a tile from which on a step's pixel is one of them, or near enough to be read by its window.
+const WIDE: usize = 4;
 
 /// Strides and lengths of the sums of one convolution, in words.
 #[derive(Clone, Copy, Debug)]
@@ -180,7 +180,7 @@ impl<St: Step, const R: usize, const Q: usize, const B: usize> Kernel for Micro<
                         simd.prefetch(ahead.wrapping_add(b * S::LANES));
                     }
                     ahead = ahead.wrapping_byte_add(job.ahead_step);
-                    // a pixel's inputs for each of the first steps; beyond the last are other images' at best
+                    // the next inputs of a pixel a step: of a few pixels, what lies beyond is nobody's
                     if Q >= WIDE || i < Q {
                         simd.prefetch_near(row.wrapping_add(walk.block * NEXT + i * step));
                     }
