@@ -1,7 +1,13 @@
 //! Engines: a graph and its parameters made executable on one device.
 
+mod buffers;
 mod candle;
 mod cpu;
+#[cfg(any(test, feature = "cudnn"))]
+mod cuda;
+mod passes;
+#[cfg(test)]
+mod random_graphs;
 mod select;
 
 use std::time::Duration;

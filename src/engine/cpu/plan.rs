@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 
 use super::buckets::Buckets;
 use super::choose;
-use super::passes::{self, Fused, Layer, LayerOp};
+use super::lower;
 use super::place::{self, Place, Placement};
 use crate::engine::EngineError;
+use crate::engine::passes::{Fused, Layer, LayerOp};
 use crate::ir::Graph;
 use crate::kernels::{Buffer, Conv, ConvParts, Epilogue, Map, Misfit, Operation, Pool, Token};
 use crate::weights::Parameters;
@@ -51,7 +52,7 @@ impl Plan {
         mut parameters: Parameters,
         token: Token,
     ) -> Result<Self, EngineError> {
-        let layers = passes::lower(graph, &mut parameters)?;
+        let layers = lower(graph, &mut parameters)?;
         let Placement { places, buffers } = place::place(&layers, token);
         let mut steps = Vec::with_capacity(layers.len());
         let last = layers.len().saturating_sub(1);

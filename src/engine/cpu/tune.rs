@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::choose::{Choice, Key};
-use super::passes::{self, LayerOp};
+use super::lower;
 use crate::engine::EngineError;
+use crate::engine::passes::LayerOp;
 use crate::ir::{Graph, Shape};
 use crate::kernels::{
     Algorithm, Buffer, Conv, ConvCall, ConvParts, ConvSpec, Epilogue, Layout, Map, Misfit, Threads,
@@ -48,7 +49,7 @@ fn lines(
     mut parameters: Parameters,
     bench: &Bench<'_>,
 ) -> Result<Vec<String>, EngineError> {
-    let layers = passes::lower(graph, &mut parameters)?;
+    let layers = lower(graph, &mut parameters)?;
     let mut found = BTreeMap::new();
     for layer in &layers {
         let LayerOp::Conv { spec, weights } = &layer.op else {

@@ -10,7 +10,7 @@ fn lowered(build: impl Fn(&mut Builder, NodeId)) -> Vec<Layer> {
     let graph = builder.finish().expect("a graph");
     let source = Generator::new(&graph, 3, [0.5, 0.9]);
     let mut parameters = Parameters::load(&graph, &source).expect("generated weights");
-    lower(&graph, &mut parameters).expect("layers")
+    lower(&graph, &mut parameters, 14 * 14).expect("layers")
 }
 
 /// Operations of each layer, in words.

@@ -1,13 +1,10 @@
 //! Lowers a graph to layers: batch norm is folded into the convolution before it, and element-wise operations whose
-//! input nobody else reads become the epilogue of the layer that computes that input.
+//! input nobody else reads become the epilogue of the layer that computes that input. Every fused engine begins here.
 
 use crate::engine::{EngineError, take};
 use crate::ir::{Graph, Node, NodeId, Op, Pool2d, Shape};
 use crate::kernels::{ConvSpec, PoolSpec, Reduce, Window};
 use crate::weights::Parameters;
-
-/// Pixels of an output up to which a strided pointwise convolution has its input gathered first.
-const GATHERED_PIXELS: usize = 14 * 14;
 
 /// One layer; it yields the value of the same index.
 #[derive(Debug)]
@@ -55,11 +52,16 @@ pub(super) enum Fused {
     Relu,
 }
 
-/// Lowers a graph and takes its parameters.
+/// Lowers a graph and takes its parameters. A strided pointwise convolution whose output has up to `gathered` pixels has
+/// its input gathered first.
 ///
 /// # Errors
 /// When a parameter is missing.
-pub(super) fn lower(graph: &Graph, parameters: &mut Parameters) -> Result<Vec<Layer>, EngineError> {
+pub(super) fn lower(
+    graph: &Graph,
+    parameters: &mut Parameters,
+    gathered: usize,
+) -> Result<Vec<Layer>, EngineError> {
     let mut uses = vec![0usize; graph.nodes().len()];
     for node in graph.nodes() {
         for input in &node.inputs {
@@ -69,6 +71,7 @@ pub(super) fn lower(graph: &Graph, parameters: &mut Parameters) -> Result<Vec<La
     let mut lowering = Lowering {
         graph,
         parameters,
+        gathered,
         uses,
         places: Vec::with_capacity(graph.nodes().len()),
         layers: Vec::new(),
@@ -86,6 +89,7 @@ pub(super) fn lower(graph: &Graph, parameters: &mut Parameters) -> Result<Vec<La
 struct Lowering<'a> {
     graph: &'a Graph,
     parameters: &'a mut Parameters,
+    gathered: usize,
     /// Readers of each node.
     uses: Vec<usize>,
     /// Layer that yields each node's value.
@@ -138,7 +142,11 @@ impl Lowering<'_> {
                 Ok(layer)
             }
             Op::Relu => Ok(self.fuse(node, "relu", Fused::Relu)),
-            Op::Scale { factor } => Ok(self.fuse(node, "scale", Fused::Scale(*factor as f32))),
+            Op::Scale { factor } => {
+                let layer = self.element_wise(node, "scale");
+                self.layers[layer].scale(*factor);
+                Ok(layer)
+            }
             Op::Add => Ok(self.add(node)),
             Op::Concat => Ok(self.push(node, "concat", LayerOp::Concat)),
             Op::MaxPool(window) => Ok(self.pool(node, "max pool", Reduce::Max, window, false)),
@@ -202,7 +210,7 @@ impl Lowering<'_> {
         if spec.kernel != (1, 1)
             || spec.padding != (0, 0)
             || stride == 1
-            || shape.height * shape.width > GATHERED_PIXELS
+            || shape.height * shape.width > self.gathered
         {
             return None;
         }
@@ -321,7 +329,7 @@ impl Layer {
     /// Multiplies by `scale` and adds `shift`, in the weights where nothing but a bias comes between.
     fn normalize(&mut self, scale: Vec<f64>, shift: Vec<f64>) {
         let round = |values: Vec<f64>| values.into_iter().map(|v| v as f32).collect();
-        let foldable = matches!(self.epilogue.as_slice(), [] | [Fused::Bias(_)]);
+        let foldable = self.is_foldable();
         let weights = match &mut self.op {
             LayerOp::Conv { weights, .. } if foldable => weights,
             _ => {
@@ -343,6 +351,21 @@ impl Layer {
             _ => shift,
         };
         self.epilogue.push(Fused::Bias(round(bias)));
+    }
+
+    fn scale(&mut self, factor: f64) {
+        if self.is_foldable() {
+            let channels = self.shape.channels;
+            self.normalize(vec![factor; channels], vec![0.0; channels]);
+        } else {
+            self.epilogue.push(Fused::Scale(factor as f32));
+        }
+    }
+
+    /// Whether a factor can go into its weights and bias.
+    fn is_foldable(&self) -> bool {
+        matches!(self.op, LayerOp::Conv { .. })
+            && matches!(self.epilogue.as_slice(), [] | [Fused::Bias(_)])
     }
 
     /// Every layer whose value it reads.
