@@ -1,6 +1,7 @@
 //! Upright RGB → network input, as torchvision does it to a PIL image: `Resize` of the shorter side with PIL's
-//! antialiased filters, `CenterCrop`, `ToTensor`, `Normalize`; the last two are the engine's [`Normalization`]. Only the part of the resized image that the crop keeps
-//! is computed, so that an image of extreme proportions costs no more than another.
+//! antialiased filters, `CenterCrop`, `ToTensor`, `Normalize`; the last two are the engine's [`Normalization`]. Only the
+//! part of the resized image that the crop keeps is computed, so that an image of extreme proportions costs no more than
+//! another.
 
 use std::fmt;
 use std::str::FromStr;

@@ -289,7 +289,7 @@ async fn when_all_fail_the_first_error_is_the_answer() {
 async fn logits_that_are_not_finite_fail_their_image_alone() {
     let (house, _remote) = instant();
     let reply = house
-        .classify(vec![red(), png([0; 3], 9)], LONG)
+        .classify(vec![red(), png([255; 3], 9)], LONG)
         .await
         .unwrap();
     let labels: Vec<_> = reply.results.iter().map(label).collect();
