@@ -56,7 +56,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         &["families", "weights", "imaging", "engine", "ir"],
     ),
     ("batching", &["engine", "telemetry"]),
-    ("imaging", &[]),
+    ("imaging", &["engine"]),
     ("engine", &["weights", "kernels", "pool", "ir"]),
     ("weights", &["ir"]),
     ("families", &["ir"]),

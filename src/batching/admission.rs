@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::queue::{Entry, Queue};
 use super::{BatchError, Output, Priority, QueueFull};
+use crate::engine::Image;
 
 /// Counts of one model's images. `admitted - on_its_way` are queued or executing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,22 +107,23 @@ impl Ticket {
         })
     }
 
-    /// Queues one preprocessed image `[c, h, w]` under this one-image ticket. Dropping the receiver withdraws it.
+    /// Queues one image of the model's size under this one-image ticket. Dropping the receiver withdraws it.
     ///
     /// A receiver that closes without an answer means that the worker is gone ([`BatchError::Closed`]).
     pub fn submit(
         mut self,
-        image: Vec<f32>,
+        image: Image,
         priority: Priority,
         deadline: Instant,
     ) -> oneshot::Receiver<Result<Output, BatchError>> {
         let (answer, receiver) = oneshot::channel();
         let queue = Arc::clone(&self.handle.queue);
-        if image.len() != queue.image_len {
+        let found = image.elements();
+        if found != queue.image_len {
             drop(self);
             let _ = answer.send(Err(BatchError::ImageLength {
                 expected: queue.image_len,
-                found: image.len(),
+                found,
             }));
         } else if self.images > 0 {
             // the queue counts this image from here on; what else the ticket held is given back by its drop

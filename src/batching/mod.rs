@@ -16,7 +16,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Image, Normalization};
 use crate::telemetry::ModelMetrics;
 
 pub use admission::Ticket;
@@ -51,6 +51,17 @@ impl Default for Config {
 #[derive(Clone)]
 pub struct Batcher {
     handle: Arc<Handle>,
+}
+
+/// What a model's engine takes and gives.
+#[derive(Clone, Debug)]
+pub struct Signature {
+    /// Values of one image.
+    pub image_len: usize,
+    /// Logits of one image.
+    pub classes: usize,
+    /// Of images that come as pixels.
+    pub normalization: Arc<Normalization>,
 }
 
 /// Who goes first of those queued: 1, the highest, to 10. Of equal ones who came first.
@@ -131,24 +142,28 @@ impl Default for Priority {
 }
 
 impl Batcher {
-    /// Starts the worker thread. `image_len` and `classes` are values per image.
+    /// Starts the worker thread.
     ///
     /// # Errors
     /// When the operating system refuses a thread.
     pub fn spawn(
         name: &str,
         engine: Box<dyn Engine>,
-        image_len: usize,
-        classes: usize,
+        signature: Signature,
         config: Config,
         metrics: Arc<ModelMetrics>,
     ) -> std::io::Result<Self> {
-        let queue = Arc::new(Queue::new(image_len, config, Arc::clone(&metrics)));
+        let queue = Arc::new(Queue::new(
+            signature.image_len,
+            config,
+            Arc::clone(&metrics),
+        ));
         let worker = Worker {
             model: name.to_owned(),
             engine,
             queue: Arc::clone(&queue),
-            classes: classes.max(1),
+            classes: signature.classes.max(1),
+            normalization: signature.normalization,
             metrics,
         };
         // a thread's name cannot hold a zero byte
@@ -188,21 +203,23 @@ impl fmt::Debug for Batcher {
     }
 }
 
-/// Runs one batch of zeros of each of the engine's buckets up to `max_batch` before it serves, so that no caller pays for
-/// first allocations and none is the first to see a packing fail. Returns the logits of all.
+/// Runs one batch of black images of each of the engine's buckets up to `max_batch` before it serves, so that no caller
+/// pays for first allocations and none is the first to see a packing fail. Returns the logits of all.
 ///
 /// # Errors
 /// When the engine fails.
 pub fn warm_up(
     engine: &mut dyn Engine,
-    image_len: usize,
-    classes: usize,
+    signature: &Signature,
     max_batch: usize,
 ) -> Result<Vec<f32>, BatchError> {
-    let mut all = Vec::new();
+    let black = Image::Pixels(vec![0; signature.image_len]);
+    let (mut all, mut staging) = (Vec::new(), Vec::new());
     for batch in engine.buckets(max_batch.max(1)) {
-        let mut logits = vec![0.0; batch * classes];
-        worker::forward(engine, batch, &vec![0.0; batch * image_len], &mut logits)?;
+        let mut logits = vec![0.0; batch * signature.classes];
+        let images = vec![&black; batch];
+        let normalization = &signature.normalization;
+        worker::forward(engine, &images, normalization, &mut staging, &mut logits)?;
         all.append(&mut logits);
     }
     Ok(all)

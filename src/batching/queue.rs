@@ -15,12 +15,13 @@ use tokio::sync::oneshot;
 use super::admission::Counts;
 use super::policy::{Decision, Limits, View, decide};
 use super::{BatchError, Config, Load, Output, Priority, QueueFull};
+use crate::engine::Image;
 use crate::telemetry::ModelMetrics;
 
 /// One image ready to run.
 pub(super) struct Entry {
-    /// `[c, h, w]`, of the queue's `image_len`.
-    pub(super) image: Vec<f32>,
+    /// Of the queue's `image_len`.
+    pub(super) image: Image,
     pub(super) priority: Priority,
     pub(super) deadline: Instant,
     pub(super) submitted: Instant,

@@ -1,5 +1,7 @@
 //! The batcher as a whole, with engines that are instant or held at a gate.
 
+mod images;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
@@ -13,7 +15,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 type Answer = oneshot::Receiver<Result<Output, BatchError>>;
 
-/// A batcher of two values an image and two classes: their sum and their difference.
+/// A batcher, of two values an image and two classes: their sum and their difference.
 struct House {
     batcher: Batcher,
     metrics: Arc<ModelMetrics>,
@@ -21,22 +23,35 @@ struct House {
 
 impl House {
     fn new(engine: Fake, config: Config) -> Self {
+        Self::of(Box::new(engine), signature(2), config)
+    }
+
+    fn of(engine: Box<dyn Engine>, signature: Signature, config: Config) -> Self {
         let metrics = Metrics::new(&[]).model(&ModelLabels::default());
         let batcher =
-            Batcher::spawn("test", Box::new(engine), 2, 2, config, Arc::clone(&metrics)).unwrap();
+            Batcher::spawn("test", engine, signature, config, Arc::clone(&metrics)).unwrap();
         Self { batcher, metrics }
     }
 
     fn send(&self, first: f32) -> Answer {
-        self.batcher
-            .admit(1)
-            .unwrap()
-            .submit(vec![first, 1.0], Priority::default(), far())
+        self.batcher.admit(1).unwrap().submit(
+            Image::Tensor(vec![first, 1.0]),
+            Priority::default(),
+            far(),
+        )
     }
 
     fn is_empty(&self) -> bool {
         let load = self.batcher.load();
         (load.admitted, load.on_its_way, load.queued) == (0, 0, 0)
+    }
+}
+
+fn signature(image_len: usize) -> Signature {
+    Signature {
+        image_len,
+        classes: 2,
+        normalization: Arc::new(Normalization::new([0.0, 0.25, 0.5], [1.0, 0.5, 0.25])),
     }
 }
 
@@ -97,7 +112,7 @@ fn an_image_waits_for_company_on_its_way() {
     let late = house.batcher.admit(1).unwrap();
     let first = house.send(1.0);
     assert!(remote.nobody_comes());
-    let second = late.submit(vec![2.0, 0.0], Priority::default(), far());
+    let second = late.submit(Image::Tensor(vec![2.0, 0.0]), Priority::default(), far());
     assert_eq!(remote.arrival(), 2);
     remote.open();
     assert_eq!(wait(first).unwrap().batch_size, 2);
@@ -228,12 +243,11 @@ fn the_departed_and_the_late_are_not_executed() {
     let (house, mut remote, first) = occupied(config(8, HOUR, 8));
     let mut answers: Vec<Answer> = (0..5).map(|i| house.send(i as f32)).collect();
     answers.drain(1..4);
-    let late =
-        house
-            .batcher
-            .admit(1)
-            .unwrap()
-            .submit(vec![9.0, 9.0], Priority::default(), Instant::now());
+    let late = house.batcher.admit(1).unwrap().submit(
+        Image::Tensor(vec![9.0, 9.0]),
+        Priority::default(),
+        Instant::now(),
+    );
     assert_eq!(house.metrics.queue_depth.get(), 6);
     remote.open();
     assert_eq!(wait(late).unwrap_err(), BatchError::Deadline);
@@ -269,7 +283,7 @@ fn admission_is_whole_or_not_and_comes_back() {
     ticket.resize(3).unwrap();
     let one = ticket.take_one().unwrap();
     assert_eq!((ticket.images(), one.images()), (2, 1));
-    let queued = one.submit(vec![1.0, 1.0], Priority::default(), far());
+    let queued = one.submit(Image::Tensor(vec![1.0, 1.0]), Priority::default(), far());
     let load = house.batcher.load();
     assert_eq!((load.admitted, load.on_its_way, load.queued), (4, 2, 1));
     assert!(house.batcher.admit(1).is_err());
@@ -289,20 +303,20 @@ fn admission_is_whole_or_not_and_comes_back() {
 fn tickets_of_any_size_submit_one_image_or_none() {
     let (house, remote) = instant(config(8, HOUR, 8));
     let three = house.batcher.admit(3).unwrap();
-    assert!(wait(three.submit(vec![1.0, 1.0], Priority::default(), far())).is_ok());
+    assert!(wait(three.submit(Image::Tensor(vec![1.0, 1.0]), Priority::default(), far())).is_ok());
     assert!(house.is_empty());
     let mut none = house.batcher.admit(0).unwrap();
     assert!(none.take_one().is_none());
     assert_eq!(
-        wait(none.submit(vec![1.0, 1.0], Priority::default(), far())).unwrap_err(),
+        wait(none.submit(Image::Tensor(vec![1.0, 1.0]), Priority::default(), far())).unwrap_err(),
         BatchError::Closed
     );
     assert!(house.is_empty());
-    let wrong = house
-        .batcher
-        .admit(1)
-        .unwrap()
-        .submit(vec![1.0; 5], Priority::default(), far());
+    let wrong = house.batcher.admit(1).unwrap().submit(
+        Image::Tensor(vec![1.0; 5]),
+        Priority::default(),
+        far(),
+    );
     let length = BatchError::ImageLength {
         expected: 2,
         found: 5,
@@ -319,7 +333,7 @@ fn the_last_handle_gone_the_queue_drains_and_the_worker_ends() {
     let queued: Vec<Answer> = (0..3).map(|i| house.send(i as f32)).collect();
     drop(house);
     // a ticket keeps the worker as a handle does
-    let last = ticket.submit(vec![7.0, 1.0], Priority::default(), far());
+    let last = ticket.submit(Image::Tensor(vec![7.0, 1.0]), Priority::default(), far());
     remote.open();
     for answer in [first, last].into_iter().chain(queued) {
         assert!(wait(answer).is_ok());
@@ -348,15 +362,16 @@ fn a_worker_that_is_gone_leaves_nobody_waiting() {
         queue: Arc::clone(&queue),
     });
     let mut ticket = Ticket::new(handle, 2).unwrap();
-    let before = ticket
-        .take_one()
-        .unwrap()
-        .submit(vec![1.0, 1.0], Priority::default(), far());
+    let before = ticket.take_one().unwrap().submit(
+        Image::Tensor(vec![1.0, 1.0]),
+        Priority::default(),
+        far(),
+    );
     queue.abandon();
     assert_eq!(wait(before).unwrap_err(), BatchError::Closed);
     assert_eq!((queue.load().admitted, queue.load().on_its_way), (1, 1));
     assert_eq!(
-        wait(ticket.submit(vec![1.0, 1.0], Priority::default(), far())).unwrap_err(),
+        wait(ticket.submit(Image::Tensor(vec![1.0, 1.0]), Priority::default(), far())).unwrap_err(),
         BatchError::Closed
     );
     assert_eq!((queue.load().admitted, queue.load().on_its_way), (0, 0));
@@ -417,7 +432,11 @@ fn random_request(batcher: &Batcher, random: &mut Random) -> Vec<Answer> {
             _ => far(),
         };
         let value = if random.below(40) == 0 { FAIL } else { 1.0 };
-        let answer = one.submit(vec![value, 1.0], Priority::default(), deadline);
+        let answer = one.submit(
+            Image::Tensor(vec![value, 1.0]),
+            Priority::default(),
+            deadline,
+        );
         if random.below(3) != 0 {
             answers.push(answer);
         }
@@ -432,13 +451,14 @@ fn random_request(batcher: &Batcher, random: &mut Random) -> Vec<Answer> {
 fn the_warm_up_runs_every_bucket_that_batches_reach() {
     let (mut engine, remote) = Fake::gated(sum_and_difference);
     engine.buckets = vec![1, 4, 8, 9];
-    let warm = std::thread::spawn(move || warm_up(&mut engine, 2, 2, 8));
+    let warm = std::thread::spawn(move || warm_up(&mut engine, &signature(3), 8));
     for batch in [1, 4, 8] {
         assert_eq!(remote.arrival(), batch);
         remote.let_pass();
     }
     let logits = warm.join().unwrap().unwrap();
-    assert_eq!(logits, vec![0.0; 2 * (1 + 4 + 8)]);
+    // black is 0 in the first channel, -0.25 / 0.5 in the second
+    assert_eq!(logits, [-0.5, 0.5].repeat(1 + 4 + 8));
     assert_eq!(remote.batches(), 3);
 }
 
@@ -450,7 +470,7 @@ fn the_highest_priority_goes_first_and_of_equal_ones_who_came_first() {
     let send = |priority: Option<u64>, first: f32| {
         let priority = priority.map_or(Priority::default(), |level| Priority::new(level).unwrap());
         let ticket = house.batcher.admit(1).unwrap();
-        ticket.submit(vec![first, 0.0], priority, far())
+        ticket.submit(Image::Tensor(vec![first, 0.0]), priority, far())
     };
     let sent = [
         (Some(10), 5.0),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::queue::{Entry, Queue};
 use super::{BatchError, Output};
-use crate::engine::{Engine, give_back};
+use crate::engine::{Engine, Image, Normalization, give_back};
 use crate::telemetry::{Batch, ModelMetrics};
 
 pub(super) struct Worker {
@@ -15,14 +15,15 @@ pub(super) struct Worker {
     pub(super) engine: Box<dyn Engine>,
     pub(super) queue: Arc<Queue>,
     pub(super) classes: usize,
+    pub(super) normalization: Arc<Normalization>,
     pub(super) metrics: Arc<ModelMetrics>,
 }
 
 /// The batch's memory, kept from batch to batch.
 #[derive(Default)]
 struct Buffers {
-    /// `[batch, c, h, w]`.
-    input: Vec<f32>,
+    /// `[batch, c, h, w]`, of engines that have no other place for it.
+    staging: Vec<f32>,
     /// `[batch, classes]`.
     logits: Vec<f32>,
 }
@@ -31,7 +32,7 @@ struct Buffers {
 #[derive(Clone, Copy)]
 struct Times {
     started: Instant,
-    /// Until its images lay side by side.
+    /// Until its images lay where the engine reads them, normalised.
     gathered: Duration,
     /// The forward pass.
     inference: Duration,
@@ -52,37 +53,31 @@ impl Worker {
     }
 
     /// Runs one batch, its images in queue order, and answers all of it.
-    fn execute(&mut self, mut batch: Vec<Entry>, buffers: &mut Buffers) {
+    fn execute(&mut self, batch: Vec<Entry>, buffers: &mut Buffers) {
         let images = batch.len();
         let started = Instant::now();
-        buffers.input.clear();
-        for entry in &mut batch {
-            buffers
-                .input
-                .extend_from_slice(&std::mem::take(&mut entry.image));
-        }
         buffers.logits.resize(images * self.classes, 0.0);
-        let forward_started = Instant::now();
+        // lent: an entry keeps its image until it is answered
+        let pictures: Vec<&Image> = batch.iter().map(|entry| &entry.image).collect();
         let result = forward(
             self.engine.as_mut(),
-            images,
-            &buffers.input,
+            &pictures,
+            &self.normalization,
+            &mut buffers.staging,
             &mut buffers.logits,
         );
-        let inference = forward_started.elapsed();
+        let elapsed = started.elapsed();
+        let result = result.map(|gathered| Times {
+            started,
+            gathered,
+            inference: elapsed.saturating_sub(gathered),
+        });
 
         // room first: a caller that has its answer may come back at once
-        self.queue
-            .finished(images, result.is_ok().then_some(inference));
+        let inference = result.as_ref().ok().map(|times| times.inference);
+        self.queue.finished(images, inference);
         match result {
-            Ok(()) => {
-                let times = Times {
-                    started,
-                    gathered: forward_started - started,
-                    inference,
-                };
-                self.answer(batch, &buffers.logits, times);
-            }
+            Ok(times) => self.answer(batch, &buffers.logits, times),
             Err(error) => {
                 tracing::error!(model = self.model, images, %error, "a batch failed");
                 for entry in batch {
@@ -126,16 +121,19 @@ impl Worker {
     }
 }
 
-/// One forward pass; a panic of the engine is an error like any other, and the engine is used again.
+/// One forward pass, and how long it took until its images lay where the engine reads them; a panic of the engine is an
+/// error like any other, and the engine is used again.
 pub(super) fn forward(
     engine: &mut dyn Engine,
-    images: usize,
-    input: &[f32],
+    images: &[&Image],
+    normalization: &Normalization,
+    staging: &mut Vec<f32>,
     logits: &mut [f32],
-) -> Result<(), BatchError> {
+) -> Result<Duration, BatchError> {
     // the buffers are overwritten before they are read again, so a panic half way leaves nothing broken in them
-    match catch_unwind(AssertUnwindSafe(|| engine.forward(images, input, logits))) {
-        Ok(Ok(())) => Ok(()),
+    let pass = || engine.forward_images(images, normalization, staging, logits);
+    match catch_unwind(AssertUnwindSafe(pass)) {
+        Ok(Ok(gathered)) => Ok(gathered),
         Ok(Err(error)) => Err(BatchError::Engine(error.to_string())),
         Err(panic) => Err(BatchError::Engine(format!(
             "the engine panicked: {}",

@@ -5,12 +5,13 @@ mod candle;
 mod cpu;
 #[cfg(any(test, feature = "cudnn"))]
 mod cuda;
+mod image;
 mod passes;
 #[cfg(test)]
 mod random_graphs;
 mod select;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::ir::{Graph, Node};
 use crate::weights::Parameters;
@@ -18,6 +19,7 @@ use crate::weights::Parameters;
 pub use crate::kernels::{Element, Isa, Token, give_back};
 pub use candle::CandleEngine;
 pub use cpu::{FusedEngine, FusedOp, tune};
+pub use image::{Image, Normalization, gather};
 pub use select::{DeviceChoice, EngineChoice, EngineOptions, Precision, select};
 
 /// Runs whole batches. An engine is owned by one thread.
@@ -44,6 +46,27 @@ pub trait Engine: Send {
         input: &[f32],
         logits: &mut [f32],
     ) -> Result<(), EngineError>;
+
+    /// Computes the logits of images as they come from the queue, `[batch, classes]`, and says how long it took until
+    /// they lay where the engine reads them.
+    ///
+    /// `staging` is memory kept from batch to batch for engines that have none of their own.
+    ///
+    /// # Errors
+    /// As `forward`; and when the images differ in length, or pixels are not three values each.
+    fn forward_images(
+        &mut self,
+        images: &[&Image],
+        normalization: &Normalization,
+        staging: &mut Vec<f32>,
+        logits: &mut [f32],
+    ) -> Result<Duration, EngineError> {
+        let started = Instant::now();
+        gather(images, normalization, staging)?;
+        let gathered = started.elapsed();
+        self.forward(images.len(), staging, logits)?;
+        Ok(gathered)
+    }
 
     /// Like [`Engine::forward`], and says what each layer took.
     ///

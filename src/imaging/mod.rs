@@ -1,8 +1,8 @@
 //! Encoded images to network input, equal to what PIL and torchvision make of them.
 //!
 //! Bytes → `format` (which decoder, or why none) → `decode` and `jpeg` (limits first, then upright 8-bit RGB) →
-//! `preprocess` and `resample` (resize, crop, normalise). Alpha is dropped rather than composited, as PIL's
-//! `convert("RGB")` does.
+//! `preprocess` and `resample` (resize, crop, and how engines normalise). Alpha is dropped rather than composited, as
+//! PIL's `convert("RGB")` does.
 
 mod decode;
 mod format;

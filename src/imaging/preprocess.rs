@@ -1,6 +1,7 @@
 //! Upright RGB → network input, as torchvision does it to a PIL image: `Resize` of the shorter side with PIL's
-//! antialiased filters, `CenterCrop`, `ToTensor`, `Normalize`. Only the part of the resized image that the crop keeps
-//! is computed, so that an image of extreme proportions costs no more than another.
+//! antialiased filters, `CenterCrop`, `ToTensor`, `Normalize`; the last two are the engine's [`Normalization`]. Only the
+//! part of the resized image that the crop keeps is computed, so that an image of extreme proportions costs no more than
+//! another.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::resample::{Axis, resample};
 use super::{ImageError, RgbImage};
+use crate::engine::Normalization;
 
 /// How a model's images are prepared, in torchvision's order: resize the shorter side, crop the centre, scale to
 /// `[0, 1]`, subtract `mean`, divide by `std`.
@@ -108,7 +110,12 @@ impl Preprocessing {
     /// `Undecodable` where `image` is not `width * height` pixels of three bytes, at least one, or where these settings
     /// are not valid; never for what [`super::decode`] yields under settings that were validated.
     pub fn apply(&self, image: &RgbImage) -> Result<Vec<f32>, ImageError> {
-        Ok(self.normalise(&self.resize_and_crop(image)?))
+        let cropped = self.resize_and_crop(image)?;
+        let mut input = vec![0.0; cropped.pixels.len()];
+        let written = self.normalization().write(&cropped.pixels, &mut input);
+        // a crop is three values a pixel, so this holds
+        written.map_err(|error| ImageError::Undecodable(error.to_string()))?;
+        Ok(input)
     }
 
     /// The 8-bit `[crop, crop, 3]` image before normalisation.
@@ -139,17 +146,9 @@ impl Preprocessing {
         Ok(pad(part, left, top, self.crop))
     }
 
-    /// `(value / 255 - mean) / std`, planar.
-    fn normalise(&self, image: &RgbImage) -> Vec<f32> {
-        let mut input = Vec::with_capacity(image.pixels.len());
-        for channel in 0..3 {
-            let (mean, std) = (self.mean[channel], self.std[channel]);
-            let value: [f32; 256] =
-                std::array::from_fn(|level| (level as f32 / 255.0 - mean) / std);
-            let levels = image.pixels.iter().skip(channel).step_by(3);
-            input.extend(levels.map(|&level| value[usize::from(level)]));
-        }
-        input
+    /// What an engine makes of the pixels of [`Preprocessing::resize_and_crop`].
+    pub fn normalization(&self) -> Normalization {
+        Normalization::new(self.mean, self.std)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::ServedModel;
-use crate::batching::{self, BatchError, Batcher};
+use crate::batching::{self, BatchError, Batcher, Signature};
 use crate::ir::Shape;
 use crate::repository::LoadedModel;
 use crate::telemetry::{Metrics, ModelInfo, ModelLabels};
@@ -32,7 +32,12 @@ pub(super) fn prepare(
     limits: batching::Config,
     metrics: &Metrics,
 ) -> Result<ServedModel, LoadError> {
-    check(&mut loaded, limits)?;
+    let signature = Signature {
+        image_len: loaded.graph.input().elements(),
+        classes: loaded.graph.classes(),
+        normalization: Arc::new(loaded.preprocessing.normalization()),
+    };
+    check(&mut loaded, &signature, limits)?;
     let LoadedModel {
         name,
         version,
@@ -43,7 +48,7 @@ pub(super) fn prepare(
         provenance,
         engine,
     } = loaded;
-    let (input, classes) = (graph.input(), graph.classes());
+    let input = graph.input();
     let info = engine.info().clone();
     let counts = graph.counts();
     let series = ModelLabels {
@@ -54,15 +59,8 @@ pub(super) fn prepare(
         device: info.device.clone(),
     };
     let handles = metrics.model(&series);
-    let batcher = Batcher::spawn(
-        &name,
-        engine,
-        input.elements(),
-        classes,
-        limits,
-        Arc::clone(&handles),
-    )
-    .map_err(LoadError::Thread)?;
+    let batcher = Batcher::spawn(&name, engine, signature, limits, Arc::clone(&handles))
+        .map_err(LoadError::Thread)?;
     let model_info = ModelInfo {
         engine: info.engine.to_owned(),
         precision: info.precision.to_owned(),
@@ -90,8 +88,12 @@ pub(super) fn prepare(
 }
 
 /// Whether the parts fit each other and the engine yields numbers.
-fn check(loaded: &mut LoadedModel, limits: batching::Config) -> Result<(), LoadError> {
-    let (input, classes) = (loaded.graph.input(), loaded.graph.classes());
+fn check(
+    loaded: &mut LoadedModel,
+    signature: &Signature,
+    limits: batching::Config,
+) -> Result<(), LoadError> {
+    let (input, classes) = (loaded.graph.input(), signature.classes);
     let crop = loaded.preprocessing.crop;
     if (input.channels, input.height, input.width) != (3, crop as usize, crop as usize) {
         return Err(LoadError::Input { crop, input });
@@ -101,8 +103,8 @@ fn check(loaded: &mut LoadedModel, limits: batching::Config) -> Result<(), LoadE
         return Err(LoadError::Labels { classes, labels });
     }
     let engine = loaded.engine.as_mut();
-    let logits = batching::warm_up(engine, input.elements(), classes, limits.max_batch)
-        .map_err(LoadError::WarmUp)?;
+    let logits =
+        batching::warm_up(engine, signature, limits.max_batch).map_err(LoadError::WarmUp)?;
     if logits.iter().any(|logit| !logit.is_finite()) {
         return Err(LoadError::NotFinite);
     }

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::{Code, Error, Input, Scores, ServedModel, Timing};
 use crate::batching::{BatchError, Output, Priority, Ticket};
+use crate::engine::Image;
 use crate::imaging;
 use crate::pool::Pool;
 
@@ -51,7 +52,11 @@ impl Job {
             }
             Input::Tensor(values) => {
                 // the receiver is here, so nobody has left yet
-                let _ = answer.send(Ok(self.submit(values, Duration::ZERO, Duration::ZERO)));
+                let _ = answer.send(Ok(self.submit(
+                    Image::Tensor(values),
+                    Duration::ZERO,
+                    Duration::ZERO,
+                )));
                 true
             }
         };
@@ -62,11 +67,11 @@ impl Job {
         }
     }
 
-    fn submit(self, values: Vec<f32>, decode: Duration, preprocess: Duration) -> Queued {
+    fn submit(self, image: Image, decode: Duration, preprocess: Duration) -> Queued {
         Queued {
             decode,
             preprocess,
-            output: self.ticket.submit(values, self.priority, self.deadline),
+            output: self.ticket.submit(image, self.priority, self.deadline),
         }
     }
 
@@ -82,7 +87,9 @@ impl Job {
         // a decoder that panics on some file must take neither the pool's thread nor the process with it
         let prepared = catch_unwind(AssertUnwindSafe(|| self.prepare(image, config, &answer)));
         let result = match prepared {
-            Ok(Ok((input, decode, preprocess))) => Ok(self.submit(input, decode, preprocess)),
+            Ok(Ok((pixels, decode, preprocess))) => {
+                Ok(self.submit(Image::Pixels(pixels), decode, preprocess))
+            }
             failed => {
                 let Self { ticket, model, .. } = self;
                 // room first: a caller that has its answer may come back at once
@@ -106,13 +113,13 @@ impl Job {
         let _ = answer.send(result);
     }
 
-    /// Decodes and preprocesses; looks between the two whether anyone still waits.
+    /// Decodes, resizes and crops; looks between the two whether anyone still waits.
     fn prepare(
         &self,
         image: &Bytes,
         config: &imaging::Config,
         answer: &oneshot::Sender<Result<Queued, Error>>,
-    ) -> Result<(Vec<f32>, Duration, Duration), Error> {
+    ) -> Result<(Vec<u8>, Duration, Duration), Error> {
         let metrics = &self.model.metrics;
         let started = Instant::now();
         if started >= self.deadline {
@@ -128,10 +135,10 @@ impl Job {
         if decoded >= self.deadline {
             return Err(Error::deadline());
         }
-        let input = self.model.preprocessing.apply(&image)?;
+        let cropped = self.model.preprocessing.resize_and_crop(&image)?;
         let preprocess = decoded.elapsed();
         metrics.stage_preprocess.observe(preprocess.as_secs_f64());
-        Ok((input, decode, preprocess))
+        Ok((cropped.pixels, decode, preprocess))
     }
 }
 

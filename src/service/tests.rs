@@ -42,20 +42,21 @@ fn build_colours(input: Shape, classes: usize) -> Result<Graph, String> {
     builder.finish()
 }
 
-/// Logits are ten times the mean of each colour; a black image has none that is finite.
+/// Logits are ten times the mean of each colour; a white image has none that is finite.
 fn colours(image: &[f32], logits: &mut [f32]) {
     let pixels = image.len() / 3;
     for (logit, plane) in logits.iter_mut().zip(image.chunks_exact(pixels)) {
         *logit = 10.0 * plane.iter().sum::<f32>() / pixels as f32;
     }
-    // not for the warm-up, whose zeros are exact, unlike those of a preprocessed black image
-    if image.iter().all(|&v| v == BLACK) {
+    // not for the warm-up, whose images are black
+    if image.iter().all(|&v| v == WHITE) {
         logits.fill(f32::NAN);
     }
 }
 
-/// What preprocessing makes of black: the mean below is small, so that it differs from the warm-up's zeros.
-const BLACK: f32 = -0.0625;
+/// What preprocessing, with the mean below, makes of white.
+const WHITE: f32 = 1.0 - MEAN;
+const MEAN: f32 = 0.0625;
 
 /// The one place that builds a [`LoadedModel`].
 fn loaded(name: &str, engine: impl Engine + 'static) -> LoadedModel {
@@ -69,7 +70,7 @@ fn loaded(name: &str, engine: impl Engine + 'static) -> LoadedModel {
             resize: 8,
             crop: 8,
             interpolation: Interpolation::Bilinear,
-            mean: [0.0625; 3],
+            mean: [MEAN; 3],
             std: [1.0; 3],
         },
         provenance: Provenance::default(),
@@ -288,7 +289,7 @@ async fn when_all_fail_the_first_error_is_the_answer() {
 async fn logits_that_are_not_finite_fail_their_image_alone() {
     let (house, _remote) = instant();
     let reply = house
-        .classify(vec![red(), png([0; 3], 9)], LONG)
+        .classify(vec![red(), png([255; 3], 9)], LONG)
         .await
         .unwrap();
     let labels: Vec<_> = reply.results.iter().map(label).collect();

@@ -30,7 +30,7 @@ pub struct Snapshot {
     pub batches: BTreeMap<usize, Batches>,
 }
 
-/// Batches of one size: gathering their images, the forward pass, handing out the logits.
+/// Batches of one size: gathering and normalising their images, the forward pass, handing out the logits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Batches {
     pub input: Span,
@@ -43,7 +43,7 @@ pub struct Batches {
 pub struct Served {
     pub total: Duration,
     pub queue: Duration,
-    /// Decoding and preprocessing.
+    /// Decoding, resizing and cropping.
     pub input: Duration,
     pub infer: Duration,
 }

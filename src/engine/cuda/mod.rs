@@ -4,7 +4,9 @@
 //! The plan knows nothing of a device, so that it is held to the candle engine wherever tests run; `device` is compiled
 //! where cuDNN is.
 
+mod buckets;
 mod plan;
+mod records;
 
 /// What a plan makes of a batch, in plain loops.
 #[cfg(test)]
