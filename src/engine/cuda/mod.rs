@@ -1,0 +1,3 @@
+//! The fused engine on CUDA.
+
+mod device;
