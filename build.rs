@@ -1,7 +1,9 @@
-//! Compiles the protobuf interfaces with protox, a compiler in Rust: building needs no protoc.
+//! Compiles the protobuf interfaces with protox, a compiler in Rust: building needs no protoc; and, for the feature
+//! `cuda` alone, the CUDA kernels with the toolkit's nvcc.
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::{env, fs};
 
 const ROOT: &str = "proto";
@@ -36,14 +38,75 @@ const NAMED: [(&str, &str); 4] = [
     ("ModelInstanceGroup.kind", "kind"),
 ];
 
+const KERNELS: &str = "src/engine/cuda/device/kernels.cu";
+/// Machine code for Hopper, and PTX that drivers compile for every card from Ampere on.
+const ARCHITECTURES: [&str; 2] = [
+    "arch=compute_80,code=compute_80",
+    "arch=compute_90,code=sm_90",
+];
+
 fn main() -> Result<(), Box<dyn Error>> {
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
+    compile_protobuf(&out)?;
+    if env::var_os("CARGO_FEATURE_CUDA").is_some() {
+        compile_kernels(&out)?;
+    }
+    Ok(())
+}
+
+/// Compiles the kernels to `kernels.fatbin`.
+fn compile_kernels(out: &Path) -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed={KERNELS}");
+    for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH"] {
+        println!("cargo::rerun-if-env-changed={variable}");
+    }
+    let nvcc = nvcc();
+    let mut command = Command::new(&nvcc);
+    // products and sums are rounded one by one, as written: the host check computes the same
+    command.args(["-std=c++17", "-O3", "-fmad=false", "-fatbin"]);
+    for architecture in ARCHITECTURES {
+        command.args(["-gencode", architecture]);
+    }
+    command
+        .arg("-o")
+        .arg(out.join("kernels.fatbin"))
+        .arg(KERNELS);
+    let output = command.output().map_err(|e| {
+        let nvcc = nvcc.display();
+        format!("cannot run {nvcc}: {e}; the feature cuda needs the CUDA toolkit: set CUDA_HOME or put nvcc on the PATH")
+    })?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("{command:?} failed ({}):\n{said}", output.status).into());
+    }
+    Ok(())
+}
+
+/// The compiler that candle's kernels are compiled with: `NVCC`, the PATH's, or that of the toolkit's folder.
+fn nvcc() -> PathBuf {
+    if let Some(nvcc) = env::var_os("NVCC").filter(|nvcc| Path::new(nvcc).exists()) {
+        return nvcc.into();
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    let on_path = env::split_paths(&path).map(|folder| folder.join("nvcc"));
+    let homes = ["CUDA_HOME", "CUDA_PATH"]
+        .into_iter()
+        .filter_map(env::var_os);
+    let homes = homes
+        .map(PathBuf::from)
+        .chain([PathBuf::from("/usr/local/cuda")]);
+    let mut candidates = on_path.chain(homes.map(|home| home.join("bin/nvcc")));
+    let found = candidates.find(|nvcc| nvcc.exists());
+    found.unwrap_or_else(|| PathBuf::from("nvcc"))
+}
+
+fn compile_protobuf(out: &Path) -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed={ROOT}");
     let mut compiler = protox::Compiler::new([ROOT])?;
     compiler.include_imports(true).include_source_info(true);
     compiler.open_files(FILES)?;
 
     // what server reflection hands out
-    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
     fs::write(
         out.join("resnetd_descriptor.bin"),
         compiler.encode_file_descriptor_set(),

@@ -1,0 +1,4 @@
+//! What runs on the card beside the libraries.
+
+mod kernels;
+mod launch;
