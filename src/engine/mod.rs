@@ -2,6 +2,8 @@
 
 mod candle;
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod select;
 
 use std::time::Duration;

@@ -1,0 +1,4 @@
+//! The fused engine on CUDA.
+
+#[cfg(feature = "cudnn")]
+mod device;
