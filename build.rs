@@ -1,5 +1,5 @@
 //! Compiles the protobuf interfaces with protox, a compiler in Rust: building needs no protoc; and, for the feature
-//! `cuda` alone, the CUDA kernels with the toolkit's nvcc.
+//! `cudnn` alone, the CUDA kernels with the toolkit's nvcc.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -48,7 +48,7 @@ const ARCHITECTURES: [&str; 2] = [
 fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
     compile_protobuf(&out)?;
-    if env::var_os("CARGO_FEATURE_CUDA").is_some() {
+    if env::var_os("CARGO_FEATURE_CUDNN").is_some() {
         compile_kernels(&out)?;
     }
     Ok(())
@@ -73,7 +73,7 @@ fn compile_kernels(out: &Path) -> Result<(), Box<dyn Error>> {
         .arg(KERNELS);
     let output = command.output().map_err(|e| {
         let nvcc = nvcc.display();
-        format!("cannot run {nvcc}: {e}; the feature cuda needs the CUDA toolkit: set CUDA_HOME or put nvcc on the PATH")
+        format!("cannot run {nvcc}: {e}; the feature cudnn needs the CUDA toolkit: set CUDA_HOME or put nvcc on the PATH")
     })?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);

@@ -5,6 +5,8 @@
 //! where cuDNN is.
 
 mod buckets;
+#[cfg(feature = "cudnn")]
+mod device;
 mod plan;
 mod records;
 

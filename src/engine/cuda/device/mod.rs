@@ -1,4 +1,7 @@
-//! What runs on the card beside the libraries.
+//! The plan on a card.
 
+mod cudnn;
 mod kernels;
 mod launch;
+mod math;
+mod matmul;
