@@ -135,9 +135,9 @@ impl Engine for Fake {
         &self.info
     }
 
-    fn buckets(&self, max_batch: usize) -> Vec<usize> {
+    fn prepare(&mut self, max_batch: usize) -> Result<Vec<usize>, EngineError> {
         let buckets = self.buckets.iter().copied();
-        buckets.filter(|&from| from <= max_batch).collect()
+        Ok(buckets.filter(|&from| from <= max_batch).collect())
     }
 
     fn forward(

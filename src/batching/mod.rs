@@ -215,7 +215,8 @@ pub fn warm_up(
 ) -> Result<Vec<f32>, BatchError> {
     let black = Image::Pixels(vec![0; signature.image_len]);
     let (mut all, mut staging) = (Vec::new(), Vec::new());
-    for batch in engine.buckets(max_batch.max(1)) {
+    let buckets = engine.prepare(max_batch.max(1));
+    for batch in buckets.map_err(|error| BatchError::Engine(error.to_string()))? {
         let mut logits = vec![0.0; batch * signature.classes];
         let images = vec![&black; batch];
         let normalization = &signature.normalization;

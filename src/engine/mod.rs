@@ -27,10 +27,20 @@ pub trait Engine: Send {
     /// What runs, for `resnetd_model_info` and `bench`.
     fn info(&self) -> &EngineInfo;
 
-    /// The batch sizes up to `max_batch` from which on something else is computed than below, ascending; the first is 1.
-    fn buckets(&self, max_batch: usize) -> Vec<usize> {
+    /// Makes ready for batches up to `max_batch`, so that none of them waits for what is done once. Returns the batch
+    /// sizes that something of their own is computed for, ascending: each stands for those up to, or from, the next.
+    ///
+    /// # Errors
+    /// When the device refuses.
+    fn prepare(&mut self, max_batch: usize) -> Result<Vec<usize>, EngineError> {
         let _ = max_batch;
-        vec![1]
+        Ok(vec![1])
+    }
+
+    /// The size that a batch of `batch` images is padded to and replayed at, where the engine does so.
+    fn bucket(&self, batch: usize) -> Option<usize> {
+        let _ = batch;
+        None
     }
 
     /// Computes the logits of a batch.
@@ -39,7 +49,7 @@ pub trait Engine: Send {
     /// Equal batches give equal bits.
     ///
     /// # Errors
-    /// When the device fails; the engine stays usable for the next batch.
+    /// When the device fails. The engine stays usable for the next batch, but for one that is [`EngineError::Lost`].
     fn forward(
         &mut self,
         batch: usize,
@@ -119,6 +129,9 @@ pub struct EngineInfo {
 pub enum EngineError {
     #[error("{0}")]
     Device(String),
+    /// The device answers no more: no engine on it is to be used again.
+    #[error("the device answers no more: {0}")]
+    Lost(String),
     #[error("{what} has {found} values, expected {expected}")]
     Length {
         what: &'static str,

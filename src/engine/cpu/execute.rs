@@ -106,9 +106,9 @@ impl Engine for FusedEngine {
         &self.info
     }
 
-    fn buckets(&self, max_batch: usize) -> Vec<usize> {
+    fn prepare(&mut self, max_batch: usize) -> Result<Vec<usize>, EngineError> {
         let buckets = self.plan.buckets().into_iter();
-        buckets.take_while(|&from| from <= max_batch).collect()
+        Ok(buckets.take_while(|&from| from <= max_batch).collect())
     }
 
     fn forward(

@@ -1,0 +1,421 @@
+//! The fused engine on one slot of a GPU: images in, logits out, by replaying the graph of the batch's bucket.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cudarc::driver::{CudaContext, CudaGraph, result};
+
+use super::algorithm::Algorithm;
+use super::cudnn::Cudnn;
+use super::driver::Context;
+use super::launch::{Pixels, Planes};
+use super::math::Math;
+use super::model::{LayerOp, Model};
+use super::slot::Slot;
+use super::tune;
+use crate::engine::cuda::buckets;
+use crate::engine::cuda::records::{Machine, Records};
+use crate::engine::{Engine, EngineError, EngineInfo, Image, LayerProfile, Normalization, gather};
+use crate::ir::Graph;
+use crate::weights::Parameters;
+
+/// A network on one slot of a GPU.
+///
+/// Fields are dropped in order: graphs before the plans that they replay, both before the memory that they work on.
+#[derive(Debug)]
+pub(crate) struct CudaEngine {
+    /// Ascending by batch.
+    captured: Vec<Captured>,
+    slot: Slot,
+    info: EngineInfo,
+    /// The normalization whose table is on the card.
+    table: Option<Normalization>,
+}
+
+/// The network at one batch size.
+struct Captured {
+    graph: CudaGraph,
+    batch: usize,
+    algorithms: Vec<Option<Algorithm>>,
+}
+
+// SAFETY: a graph is bound to no thread; one at a time uses it, as it is not Sync.
+#[allow(unsafe_code)]
+unsafe impl Send for Captured {}
+
+/// What a batch is before it is laid out.
+#[derive(Clone, Copy)]
+enum Feed<'a> {
+    Pixels(&'a [&'a Image]),
+    Planes(&'a [f32]),
+}
+
+impl std::fmt::Debug for Captured {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Captured")
+            .field("batch", &self.batch)
+            .field("algorithms", &self.algorithms)
+            .finish_non_exhaustive()
+    }
+}
+
+impl CudaEngine {
+    /// Moves a network to GPU `index`, and makes `slots` engines that run it there side by side.
+    ///
+    /// `records` is the folder that keeps what was measured.
+    ///
+    /// # Errors
+    /// When the GPU does not answer or has no room, or the network does not fit the arithmetic.
+    pub(crate) fn new(
+        graph: &Graph,
+        parameters: Parameters,
+        math: Math,
+        index: usize,
+        slots: usize,
+        records: Option<&Path>,
+    ) -> Result<Vec<Self>, EngineError> {
+        let what = || format!("GPU cuda:{index} does not answer");
+        let context = CudaContext::new(index).context(what)?;
+        // SAFETY: every allocation of this context is used on the stream that it was made on, but for the constants,
+        // which are there before the second stream is and are then only read.
+        #[allow(unsafe_code)]
+        unsafe {
+            context.disable_event_tracking();
+        }
+        let machine = Machine {
+            card: context.name().context(what)?,
+            driver: driver_version()?,
+            cudnn: Cudnn::version(),
+        };
+        let stream = context.new_stream().context(what)?;
+        let records = Records::open(records, &machine);
+        let model = Arc::new(Model::new(graph, parameters, math, &stream, records)?);
+        let info = EngineInfo {
+            engine: "fused",
+            precision: math.name(),
+            isa: "cuda",
+            device: format!("cuda:{index}"),
+        };
+        (0..slots)
+            .map(|slot| {
+                let stream = match slot {
+                    0 => Arc::clone(&stream),
+                    _ => context.new_stream().context(what)?,
+                };
+                Ok(Self {
+                    captured: Vec::new(),
+                    slot: Slot::new(Arc::clone(&model), stream)?,
+                    info: info.clone(),
+                    table: None,
+                })
+            })
+            .collect()
+    }
+
+    /// Measures and captures the network at every bucket up to `max_batch`.
+    fn capture(&mut self, max_batch: usize) -> Result<(), EngineError> {
+        self.captured.clear();
+        self.table = None;
+        self.slot.make_room(max_batch)?;
+        let started = Instant::now();
+        let mut captured = Vec::new();
+        let mut measured = Vec::new();
+        for batch in buckets::candidates(max_batch) {
+            let slot = &self.slot;
+            let algorithms = tune::algorithms(slot, batch)?;
+            slot.network(&algorithms, batch)?;
+            slot.synchronize()?;
+            let graph = slot.capture(|| slot.network(&algorithms, batch))?;
+            let seconds = slot.seconds(&graph)?;
+            tracing::info!(batch, milliseconds = seconds * 1e3, "captured");
+            measured.push((batch, seconds));
+            captured.push(Captured {
+                graph,
+                batch,
+                algorithms,
+            });
+        }
+        if let Err(error) = self.slot.model.records().save() {
+            tracing::warn!(%error, "what was measured cannot be kept for the next start");
+        }
+        let kept = buckets::choose(&measured);
+        captured.retain(|of| kept.contains(&of.batch));
+        tracing::info!(buckets = ?kept, seconds = started.elapsed().as_secs_f64(), "ready");
+        self.captured = captured;
+        Ok(())
+    }
+
+    /// Makes sure that a batch of that size can run.
+    fn ready(&mut self, batch: usize) -> Result<(), EngineError> {
+        match self.slot.memory() {
+            Ok(memory) if memory.max_batch >= batch && !self.captured.is_empty() => Ok(()),
+            _ => self.capture(batch),
+        }
+    }
+
+    /// The captured network that a batch runs in.
+    fn of(&self, batch: usize) -> Result<&Captured, EngineError> {
+        let captured = self
+            .captured
+            .iter()
+            .find(|captured| captured.batch >= batch);
+        captured.ok_or_else(|| EngineError::Device(format!("no graph holds {batch} images")))
+    }
+
+    /// Runs a batch; returns how long it took until the images lay in pinned memory.
+    fn run(
+        &mut self,
+        batch: usize,
+        feed: Feed<'_>,
+        logits: &mut [f32],
+    ) -> Result<Duration, EngineError> {
+        let expected = batch * self.slot.model.classes;
+        if logits.len() != expected || batch == 0 {
+            return Err(EngineError::Length {
+                what: "logits",
+                expected,
+                found: logits.len(),
+            });
+        }
+        self.ready(batch)?;
+        let started = Instant::now();
+        let bytes = self.stage(feed)?;
+        let staged = started.elapsed();
+        self.lay(batch, feed, bytes)?;
+        self.of(batch)?
+            .graph
+            .launch()
+            .context(|| format!("replaying a batch of {batch}"))?;
+        self.fetch(logits)?;
+        Ok(staged)
+    }
+
+    /// Copies a batch into pinned memory; returns its bytes.
+    fn stage(&mut self, feed: Feed<'_>) -> Result<usize, EngineError> {
+        let image = self.slot.model.input.elements();
+        self.slot.memory()?;
+        let Some(memory) = self.slot.memory_mut() else {
+            return Ok(0);
+        };
+        let to = memory
+            .from
+            .as_mut_slice()
+            .context(|| "waiting for pinned memory")?;
+        match feed {
+            Feed::Pixels(images) => {
+                for (image, to) in images.iter().zip(to.chunks_exact_mut(image)) {
+                    if let Image::Pixels(pixels) = image {
+                        to.copy_from_slice(pixels);
+                    }
+                }
+                Ok(images.len() * image)
+            }
+            Feed::Planes(values) => {
+                let (to, _) = to.as_chunks_mut::<4>();
+                for (value, to) in values.iter().zip(to) {
+                    *to = value.to_ne_bytes();
+                }
+                Ok(size_of_val(values))
+            }
+        }
+    }
+
+    /// Sends the staged bytes to the card and has them laid where the network reads its image.
+    fn lay(&mut self, batch: usize, feed: Feed<'_>, bytes: usize) -> Result<(), EngineError> {
+        let (slot, memory) = (&self.slot, self.slot.memory()?);
+        let staged = memory
+            .from
+            .as_slice()
+            .context(|| "waiting for pinned memory")?;
+        let input = memory.input.address;
+        // SAFETY: the address is of memory as large as the pinned memory that is copied from, and that is not written
+        // before the stream has been waited for.
+        #[allow(unsafe_code)]
+        let copied =
+            unsafe { result::memcpy_htod_async(input, &staged[..bytes], slot.stream.cu_stream()) };
+        copied.context(|| format!("copying {bytes} bytes of images to the card"))?;
+        // the images of the batch alone: what else the bucket holds is computed and never read
+        let bucket = self.of(batch)?.batch;
+        let mut output = slot.tensor(&slot.model.image, bucket)?;
+        output.images = batch;
+        output.channels = slot.model.input.channels;
+        let element = slot.model.math.element();
+        match feed {
+            Feed::Pixels(_) => slot.work(&Pixels {
+                element,
+                pixels: input,
+                table: memory.table.address,
+                output,
+            }),
+            Feed::Planes(_) => slot.work(&Planes {
+                element,
+                planes: input,
+                output,
+            }),
+        }
+    }
+
+    /// Waits for the batch and takes its logits.
+    fn fetch(&mut self, logits: &mut [f32]) -> Result<(), EngineError> {
+        let stream = Arc::clone(&self.slot.stream);
+        self.slot.memory()?;
+        let Some(memory) = self.slot.memory_mut() else {
+            return Ok(());
+        };
+        let from = memory.logits.address;
+        let to = memory
+            .to
+            .as_mut_slice()
+            .context(|| "waiting for pinned memory")?;
+        let to = &mut to[..logits.len()];
+        // SAFETY: the logits of the batch are on the card, and the stream is waited for before they are read here.
+        #[allow(unsafe_code)]
+        let copied = unsafe { result::memcpy_dtoh_async(to, from, stream.cu_stream()) };
+        copied.context(|| "copying logits from the card")?;
+        stream.synchronize().context(|| "waiting for the batch")?;
+        logits.copy_from_slice(to);
+        Ok(())
+    }
+
+    /// Puts what pixels become on the card, if it is not there yet.
+    fn tabulate(&mut self, normalization: &Normalization) -> Result<(), EngineError> {
+        if self.table.as_ref() == Some(normalization) {
+            return Ok(());
+        }
+        let (slot, table) = (&self.slot, normalization.table().as_flattened());
+        let to = slot.memory()?.table.address;
+        // SAFETY: the address is of 3 x 256 values, and the stream is waited for while the table is borrowed.
+        #[allow(unsafe_code)]
+        let copied = unsafe { result::memcpy_htod_async(to, table, slot.stream.cu_stream()) };
+        copied.context(|| "copying the normalization to the card")?;
+        slot.synchronize()?;
+        self.table = Some(normalization.clone());
+        Ok(())
+    }
+
+    /// An error after which the card does not even wait any more is the device's last.
+    fn examine<T>(&self, result: Result<T, EngineError>) -> Result<T, EngineError> {
+        match result {
+            Err(EngineError::Device(reason)) if self.slot.synchronize().is_err() => {
+                Err(EngineError::Lost(reason))
+            }
+            result => result,
+        }
+    }
+}
+
+impl Engine for CudaEngine {
+    fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+
+    fn prepare(&mut self, max_batch: usize) -> Result<Vec<usize>, EngineError> {
+        let ready = self.ready(max_batch);
+        self.examine(ready)?;
+        Ok(self
+            .captured
+            .iter()
+            .map(|captured| captured.batch)
+            .collect())
+    }
+
+    fn bucket(&self, batch: usize) -> Option<usize> {
+        self.of(batch).ok().map(|captured| captured.batch)
+    }
+
+    fn forward(
+        &mut self,
+        batch: usize,
+        input: &[f32],
+        logits: &mut [f32],
+    ) -> Result<(), EngineError> {
+        let expected = batch * self.slot.model.input.elements();
+        if input.len() != expected {
+            return Err(EngineError::Length {
+                what: "input",
+                expected,
+                found: input.len(),
+            });
+        }
+        let ran = self.run(batch, Feed::Planes(input), logits);
+        self.examine(ran).map(drop)
+    }
+
+    fn forward_images(
+        &mut self,
+        images: &[&Image],
+        normalization: &Normalization,
+        staging: &mut Vec<f32>,
+        logits: &mut [f32],
+    ) -> Result<Duration, EngineError> {
+        let expected = self.slot.model.input.elements();
+        if let Some(image) = images.iter().find(|image| image.elements() != expected) {
+            let found = image.elements();
+            return Err(EngineError::Length {
+                what: "an image of the batch",
+                expected,
+                found,
+            });
+        }
+        let only_pixels = images.iter().all(|image| matches!(image, Image::Pixels(_)));
+        let ran = if only_pixels && self.slot.model.lays_pixels() {
+            self.ready(images.len())
+                .and_then(|()| self.tabulate(normalization))
+                .and_then(|()| self.run(images.len(), Feed::Pixels(images), logits))
+        } else {
+            let started = Instant::now();
+            gather(images, normalization, staging)?;
+            let gathered = started.elapsed();
+            let ran = self.run(images.len(), Feed::Planes(staging), logits);
+            ran.map(|staged| gathered + staged)
+        };
+        self.examine(ran)
+    }
+
+    fn profile(
+        &mut self,
+        batch: usize,
+        input: &[f32],
+        logits: &mut [f32],
+    ) -> Result<Vec<LayerProfile>, EngineError> {
+        self.forward(batch, input, logits)?;
+        let (slot, captured) = (&self.slot, self.of(batch)?);
+        let layers = slot
+            .model
+            .layers
+            .iter()
+            .zip(&captured.algorithms)
+            .enumerate();
+        let profiles = layers.map(|(index, (layer, algorithm))| {
+            let seconds = slot.time(|| slot.layer(index, algorithm.as_ref(), captured.batch))?;
+            let shape = layer.output.shape;
+            let (macs, weights) = match &layer.op {
+                LayerOp::Conv(conv) => (conv.macs, conv.weight_bytes),
+                LayerOp::Pool { .. } | LayerOp::Map { .. } => (0, 0),
+            };
+            Ok(LayerProfile {
+                name: layer.name.clone(),
+                algorithm: match (algorithm, &layer.op) {
+                    (Some(algorithm), _) => algorithm.kind(),
+                    (None, LayerOp::Pool { .. }) => "pool",
+                    (None, _) => "element-wise",
+                },
+                output: [shape.channels, shape.height, shape.width],
+                macs: macs * captured.batch as u64,
+                weights,
+                time: Duration::from_secs_f64(seconds),
+            })
+        });
+        profiles.collect()
+    }
+}
+
+fn driver_version() -> Result<i32, EngineError> {
+    let mut version = 0;
+    // SAFETY: the driver writes one integer.
+    #[allow(unsafe_code)]
+    let status = unsafe { cudarc::driver::sys::cuDriverGetVersion(&raw mut version) };
+    status.result().context(|| "asking the driver's version")?;
+    Ok(version)
+}

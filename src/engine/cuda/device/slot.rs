@@ -1,0 +1,248 @@
+//! One stream of a card with its handles and memory: launches layers, captures what is launched, and times it.
+
+use std::sync::Arc;
+
+use cudarc::driver::sys::{CUevent_flags, CUgraphInstantiate_flags_enum, CUstreamCaptureMode};
+use cudarc::driver::{CudaGraph, CudaStream};
+
+use super::algorithm::{Algorithm, Task};
+use super::cudnn::Cudnn;
+use super::driver::Context;
+use super::launch::{self, Operation, Widen, Work};
+use super::matmul::CublasLt;
+use super::memory::Memory;
+use super::model::{self, LayerOp, Model};
+use crate::engine::EngineError;
+use crate::engine::cuda::plan::{Logits, Tensor};
+
+/// Launches in a graph that is timed: enough that the time between graphs does not count.
+const REPEATS: usize = 8;
+
+/// Timed runs, of which the fastest counts.
+const RUNS: usize = 3;
+
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) model: Arc<Model>,
+    pub(super) cudnn: Cudnn,
+    pub(super) lt: CublasLt,
+    memory: Option<Memory>,
+    pub(super) stream: Arc<CudaStream>,
+}
+
+impl Slot {
+    pub(super) fn new(model: Arc<Model>, stream: Arc<CudaStream>) -> Result<Self, EngineError> {
+        Ok(Self {
+            model,
+            cudnn: Cudnn::new(Arc::clone(&stream))?,
+            lt: CublasLt::new(Arc::clone(&stream))?,
+            memory: None,
+            stream,
+        })
+    }
+
+    /// Takes memory for batches up to `max_batch`, in place of what it had. Graphs captured before are void.
+    pub(super) fn make_room(&mut self, max_batch: usize) -> Result<(), EngineError> {
+        self.memory = None;
+        self.memory = Some(Memory::new(&self.model, &self.stream, max_batch)?);
+        Ok(())
+    }
+
+    pub(super) fn memory(&self) -> Result<&Memory, EngineError> {
+        let none = || EngineError::Device("the slot has no memory yet".to_owned());
+        self.memory.as_ref().ok_or_else(none)
+    }
+
+    pub(super) fn memory_mut(&mut self) -> Option<&mut Memory> {
+        self.memory.as_mut()
+    }
+
+    /// The task of a layer that has a choice of algorithms.
+    pub(super) fn task(&self, index: usize, batch: usize) -> Option<Task<'_>> {
+        let layer = self.model.layers.get(index)?;
+        let LayerOp::Conv(conv) = &layer.op else {
+            return None;
+        };
+        let last = index + 1 == self.model.layers.len();
+        Some(Task {
+            layer,
+            conv,
+            batch,
+            to_logits: last && self.model.logits == Logits::Product,
+        })
+    }
+
+    /// Puts one layer on the stream.
+    pub(super) fn layer(
+        &self,
+        index: usize,
+        algorithm: Option<&Algorithm>,
+        batch: usize,
+    ) -> Result<(), EngineError> {
+        let layer = &self.model.layers[index];
+        let (constants, memory) = (&self.model.constants, self.memory()?);
+        match &layer.op {
+            LayerOp::Conv(_) => match (algorithm, self.task(index, batch)) {
+                (Some(algorithm), Some(task)) => algorithm.run(self, task),
+                _ => Err(EngineError::Device(format!(
+                    "layer {} has no algorithm",
+                    layer.name
+                ))),
+            },
+            LayerOp::Pool {
+                reduce,
+                rows,
+                columns,
+                window,
+            } => self.work(&launch::Pool {
+                element: self.model.math.element(),
+                reduce: *reduce,
+                input: self.tensor(&layer.input, batch)?,
+                output: self.tensor(&layer.output, batch)?,
+                rows: constants.address(*rows),
+                columns: constants.address(*columns),
+                window: *window,
+            }),
+            LayerOp::Map { stride, operations } => {
+                let operation = |operation: &model::Operation| match *operation {
+                    model::Operation::Bias(bias) => Operation::Bias(constants.address(bias)),
+                    model::Operation::Affine { scale, shift } => Operation::Affine {
+                        scale: constants.address(scale),
+                        shift: constants.address(shift),
+                    },
+                    model::Operation::Add(value) => Operation::Add {
+                        address: memory.address(&value, batch),
+                        pitch: value.pitch,
+                    },
+                    model::Operation::Scale(factor) => Operation::Scale(factor),
+                    model::Operation::Relu => Operation::Relu,
+                };
+                let operations: Vec<Operation> = operations.iter().map(operation).collect();
+                self.map(layer.input, layer.output, batch, *stride, &operations)
+            }
+        }
+    }
+
+    /// Puts element-wise operations on the stream: as many kernels as they need, the later ones in place.
+    pub(super) fn map(
+        &self,
+        input: Tensor,
+        output: Tensor,
+        batch: usize,
+        stride: usize,
+        operations: &[Operation],
+    ) -> Result<(), EngineError> {
+        let (first, rest) = operations.split_at(operations.len().min(launch::MAX_OPERATIONS));
+        let mut kernel = launch::Map {
+            element: self.model.math.element(),
+            input: self.tensor(&input, batch)?,
+            output: self.tensor(&output, batch)?,
+            stride,
+            operations: first,
+        };
+        self.work(&kernel)?;
+        for operations in rest.chunks(launch::MAX_OPERATIONS) {
+            kernel = launch::Map {
+                input: kernel.output,
+                stride: 1,
+                operations,
+                ..kernel
+            };
+            self.work(&kernel)?;
+        }
+        Ok(())
+    }
+
+    /// Puts all layers on the stream; `algorithms` are by layer.
+    pub(super) fn network(
+        &self,
+        algorithms: &[Option<Algorithm>],
+        batch: usize,
+    ) -> Result<(), EngineError> {
+        for (index, algorithm) in algorithms.iter().enumerate() {
+            self.layer(index, algorithm.as_ref(), batch)?;
+        }
+        match self.model.logits {
+            Logits::Product => Ok(()),
+            Logits::Value(value) => self.work(&Widen {
+                element: self.model.math.element(),
+                input: self.tensor(&value, batch)?,
+                output: self.memory()?.logits.address,
+            }),
+        }
+    }
+
+    pub(super) fn work(&self, work: &impl Work) -> Result<(), EngineError> {
+        let launched = self.model.kernels.run(&self.stream, work);
+        launched.map_err(|error| EngineError::Device(error.to_string()))
+    }
+
+    /// A tensor of the arena as kernels see it.
+    pub(super) fn tensor(
+        &self,
+        tensor: &Tensor,
+        batch: usize,
+    ) -> Result<launch::Tensor, EngineError> {
+        Ok(launch::Tensor {
+            address: self.memory()?.address(tensor, batch),
+            images: batch,
+            height: tensor.shape.height,
+            width: tensor.shape.width,
+            channels: tensor.shape.channels,
+            pitch: tensor.pitch,
+        })
+    }
+
+    /// Captures what `work` puts on the stream. It must have run before, as libraries load their kernels when they are
+    /// first used.
+    pub(super) fn capture(
+        &self,
+        work: impl FnOnce() -> Result<(), EngineError>,
+    ) -> Result<CudaGraph, EngineError> {
+        let what = || "capturing a graph";
+        // other threads may allocate meanwhile
+        let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        self.stream.begin_capture(mode).context(what)?;
+        let worked = work();
+        // also after an error, or the stream would go on capturing
+        let graph = self.stream.end_capture(CUgraphInstantiate_flags_enum(0));
+        worked?;
+        let empty = || EngineError::Device("the captured graph is empty".to_owned());
+        graph.context(what)?.ok_or_else(empty)
+    }
+
+    /// Seconds that `work` takes on the card, without what the host takes to launch it.
+    pub(super) fn time(
+        &self,
+        work: impl Fn() -> Result<(), EngineError>,
+    ) -> Result<f64, EngineError> {
+        work()?;
+        self.synchronize()?;
+        let graph = self.capture(|| (0..REPEATS).try_for_each(|_| work()))?;
+        Ok(self.seconds(&graph)? / REPEATS as f64)
+    }
+
+    /// Seconds that a graph takes: the fastest of some runs after one that does not count.
+    pub(super) fn seconds(&self, graph: &CudaGraph) -> Result<f64, EngineError> {
+        let what = || "timing a graph";
+        let mut fastest = f64::INFINITY;
+        for run in 0..=RUNS {
+            let now = || {
+                self.stream
+                    .record_event(Some(CUevent_flags::CU_EVENT_DEFAULT))
+            };
+            let start = now().context(what)?;
+            graph.launch().context(what)?;
+            let end = now().context(what)?;
+            let milliseconds = start.elapsed_ms(&end).context(what)?;
+            if run > 0 {
+                fastest = fastest.min(f64::from(milliseconds) / 1e3);
+            }
+        }
+        Ok(fastest)
+    }
+
+    pub(super) fn synchronize(&self) -> Result<(), EngineError> {
+        self.stream.synchronize().context(|| "waiting for the card")
+    }
+}

@@ -1,0 +1,63 @@
+//! Finds the fastest algorithm of every layer by measuring it on the card, once for all that are computed alike.
+
+use super::algorithm::{Algorithm, Task};
+use super::slot::Slot;
+use crate::engine::EngineError;
+use crate::engine::cuda::records::Record;
+
+/// Algorithms by layer for one batch size; `None` for layers that have no choice.
+///
+/// # Errors
+/// When a layer has none that runs.
+pub(super) fn algorithms(slot: &Slot, batch: usize) -> Result<Vec<Option<Algorithm>>, EngineError> {
+    let layers = 0..slot.model.layers.len();
+    let chosen = layers.map(|index| {
+        let task = slot.task(index, batch);
+        task.map(|task| algorithm(slot, task)).transpose()
+    });
+    chosen.collect()
+}
+
+fn algorithm(slot: &Slot, task: Task<'_>) -> Result<Algorithm, EngineError> {
+    let (key, name) = (task.key(slot.model.math), &task.layer.name);
+    let known = slot.model.records().find(&key, task.batch).cloned();
+    if let Some(record) = known {
+        match Algorithm::from_name(slot, task, &record.algorithm) {
+            Ok(algorithm) => return Ok(algorithm),
+            Err(error) => {
+                tracing::warn!(layer = name, %error, "a recorded algorithm is measured anew")
+            }
+        }
+    }
+    let mut fastest: Option<(f64, Algorithm)> = None;
+    let mut failure = None;
+    for candidate in Algorithm::candidates(slot, task)? {
+        match slot.time(|| candidate.run(slot, task)) {
+            Ok(seconds) if fastest.as_ref().is_none_or(|(least, _)| seconds < *least) => {
+                fastest = Some((seconds, candidate));
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(layer = name, %error, "an algorithm does not run");
+                failure = Some(error);
+            }
+        }
+    }
+    let Some((seconds, algorithm)) = fastest else {
+        let none = || EngineError::Unavailable(format!("no algorithm runs the layer {name}"));
+        return Err(failure.unwrap_or_else(none));
+    };
+    let record = Record {
+        algorithm: algorithm.name(),
+        microseconds: seconds * 1e6,
+    };
+    tracing::debug!(
+        layer = name,
+        batch = task.batch,
+        microseconds = record.microseconds,
+        algorithm = record.algorithm,
+        "measured"
+    );
+    slot.model.records().insert(&key, task.batch, record);
+    Ok(algorithm)
+}
