@@ -113,15 +113,15 @@ impl CudaEngine {
             .collect()
     }
 
-    /// Measures and captures the network at every bucket up to `max_batch`.
-    fn capture(&mut self, max_batch: usize) -> Result<(), EngineError> {
+    /// Measures and captures the network at these ascending batch sizes, in place of what was captured.
+    fn capture(&mut self, sizes: &[usize]) -> Result<(), EngineError> {
         self.captured.clear();
         self.table = None;
-        self.slot.make_room(max_batch)?;
+        self.slot.make_room(sizes.last().copied().unwrap_or(1))?;
         let started = Instant::now();
         let mut captured = Vec::new();
         let mut measured = Vec::new();
-        for batch in buckets::candidates(max_batch) {
+        for &batch in sizes {
             let slot = &self.slot;
             let algorithms = tune::algorithms(slot, batch)?;
             slot.network(&algorithms, batch)?;
@@ -146,11 +146,11 @@ impl CudaEngine {
         Ok(())
     }
 
-    /// Makes sure that a batch of that size can run.
+    /// Makes sure that a batch of that size can run: at its own size, where nothing larger has been made ready.
     fn ready(&mut self, batch: usize) -> Result<(), EngineError> {
-        match self.slot.memory() {
-            Ok(memory) if memory.max_batch >= batch && !self.captured.is_empty() => Ok(()),
-            _ => self.capture(batch),
+        match self.of(batch) {
+            Ok(_) => Ok(()),
+            Err(_) => self.capture(&[batch]),
         }
     }
 
@@ -311,8 +311,8 @@ impl Engine for CudaEngine {
     }
 
     fn prepare(&mut self, max_batch: usize) -> Result<Vec<usize>, EngineError> {
-        let ready = self.ready(max_batch);
-        self.examine(ready)?;
+        let captured = self.capture(&buckets::candidates(max_batch));
+        self.examine(captured)?;
         Ok(self
             .captured
             .iter()

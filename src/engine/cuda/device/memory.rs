@@ -18,7 +18,6 @@ const MIB: f64 = (1 << 20) as f64;
 
 #[derive(Debug)]
 pub(super) struct Memory {
-    pub(super) max_batch: usize,
     /// Bytes of one value in the arena.
     element: usize,
     arena: Block<u8>,
@@ -74,7 +73,6 @@ impl Memory {
         };
         let pinned = || format!("pinned memory for {max_batch} images");
         Ok(Self {
-            max_batch,
             element,
             arena: Block::new(stream, arena).context(what)?,
             workspace: Block::new(stream, WORKSPACE).context(what)?,
