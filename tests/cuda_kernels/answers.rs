@@ -151,11 +151,11 @@ fn more_answers_than_there_are_classes_are_refused() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(30) })]
 
     #[test]
     fn any_top(
-        (rows, classes) in (1usize..4, 1usize..700),
+        (rows, classes) in (1usize..3, 1usize..700),
         k in 1usize..=MAX_BEST,
         // logits of so many different values: ties
         levels in prop_oneof![1u64..8, Just(1 << 24)],
