@@ -4,7 +4,8 @@ use proptest::prelude::*;
 
 use crate::buffer::{Buffer, Random, Stored};
 use crate::launch::{Best, Element, MAX_BEST, Summary, TopK, Widen, Work};
-use crate::{ELEMENTS, any_element, library};
+use crate::memory::Memory;
+use crate::{ELEMENTS, any_element, machine};
 
 fn check_widen(input: &Stored, element: Element, shift: usize) -> bool {
     let mut wide = false;
@@ -22,7 +23,7 @@ fn check_widen(input: &Stored, element: Element, shift: usize) -> bool {
             input: input.tensor(),
             output: output.address(),
         };
-        wide = !library::run(&work, descending).ends_with("_scalar");
+        wide = !machine::run(&work, descending).ends_with("_scalar");
         output.assert_equal(&expected, &format!("{work:?}"));
     }
     wide
@@ -54,17 +55,17 @@ fn check_top(logits: &[f32], classes: usize, k: usize) {
     let rows = logits.len() / classes;
     for descending in [false, true] {
         let memory = Buffer::floats(logits, 1);
-        let mut best = vec![Best::default(); rows * k];
-        let mut summaries = vec![Summary::default(); rows];
+        let best = Memory::filled(rows * k, Best::default());
+        let summaries = Memory::filled(rows, Summary::default());
         let work = TopK {
             logits: memory.address(),
             rows,
             classes,
             k,
-            best: best.as_mut_ptr() as u64,
-            summaries: summaries.as_mut_ptr() as u64,
+            best: best.address(),
+            summaries: summaries.address(),
         };
-        library::run(&work, descending);
+        machine::run(&work, descending);
         for (row, logits) in logits.chunks(classes).enumerate() {
             check_row(logits, &best[row * k..][..k], &summaries[row]);
         }
@@ -151,11 +152,11 @@ fn more_answers_than_there_are_classes_are_refused() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(30) })]
 
     #[test]
     fn any_top(
-        (rows, classes) in (1usize..4, 1usize..700),
+        (rows, classes) in (1usize..3, 1usize..700),
         k in 1usize..=MAX_BEST,
         // logits of so many different values: ties
         levels in prop_oneof![1u64..8, Just(1 << 24)],

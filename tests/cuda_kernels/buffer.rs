@@ -4,6 +4,7 @@
 use half::{bf16, f16};
 
 use crate::launch::{Element, Tensor};
+use crate::memory::Memory;
 
 /// Bytes before and behind.
 const MARGIN: usize = 64;
@@ -15,7 +16,7 @@ struct Line([u8; 16]);
 #[derive(Clone)]
 pub struct Buffer {
     element: Element,
-    lines: Vec<Line>,
+    lines: Memory<Line>,
     /// Elements before the first.
     start: usize,
 }
@@ -26,7 +27,7 @@ impl Buffer {
         let bytes = 2 * MARGIN + (len + shift) * element.bytes();
         Self {
             element,
-            lines: vec![Line([0xff; 16]); bytes.div_ceil(16)],
+            lines: Memory::filled(bytes.div_ceil(16), Line([0xff; 16])),
             start: MARGIN / element.bytes() + shift,
         }
     }
@@ -41,7 +42,7 @@ impl Buffer {
     }
 
     pub fn address(&self) -> u64 {
-        self.lines.as_ptr() as u64 + (self.start * self.element.bytes()) as u64
+        self.lines.address() + (self.start * self.element.bytes()) as u64
     }
 
     fn byte(&self, at: usize) -> u8 {

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use crate::buffer::{Buffer, Random, Stored};
 use crate::launch::{Element, MAX_OPERATIONS, Map, Operation, Work};
-use crate::{ELEMENTS, any_element, library};
+use crate::{ELEMENTS, any_element, machine};
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
@@ -133,7 +133,7 @@ impl Case {
             stride: self.stride,
             operations: &operations,
         };
-        let kernel = library::run(&work, descending);
+        let kernel = machine::run(&work, descending);
         output.buffer.assert_equal(&expected, &format!("{self:?}"));
         kernel
     }
@@ -311,7 +311,7 @@ prop_compose! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
 
     #[test]
     fn any_map(case in any_case()) {

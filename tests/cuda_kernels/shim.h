@@ -24,8 +24,12 @@
     __VA_ARGS__(*static_cast<const Arguments *>(arguments));                                             \
   }
 
-struct uint2 { unsigned int x, y; };
+struct alignas(8) uint2 { unsigned int x, y; };
 struct alignas(16) uint4 { unsigned int x, y, z, w; };
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+inline void __stwb(uint2 *to, uint2 value) { *to = value; }
+inline void __stwb(uint4 *to, uint4 value) { *to = value; }
 struct dim3 { unsigned int x, y, z; };
 
 // ---- half and bfloat16: bits, and conversions that round to nearest even ----
@@ -48,6 +52,10 @@ inline float float_of(uint32_t bits) {
 }
 
 }  // namespace shim
+
+inline unsigned __float_as_uint(float value) { return shim::bits_of(value); }
+inline unsigned short __half_as_ushort(__half value) { return value.bits; }
+inline unsigned short __bfloat16_as_ushort(__nv_bfloat16 value) { return value.bits; }
 
 inline float __half2float(__half value) {
   const uint32_t sign = uint32_t(value.bits & 0x8000) << 16, exponent = value.bits >> 10 & 31, mantissa = value.bits & 1023;
@@ -94,7 +102,8 @@ enum State { READY, AT_SHUFFLE, AT_BARRIER, DONE };
 struct Thread {
   ucontext_t context;
   State state;
-  uint64_t shuffled;  // what it gives the lanes of its warp
+  uint64_t shuffled[2];  // what it gives the lanes of its warp, in two places in turn: who goes on overwrites nothing
+  unsigned shuffles;
 };
 
 struct Machine {
@@ -150,6 +159,7 @@ static void prepare(unsigned thread) {
   one.context.uc_link = &machine->scheduler;
   makecontext(&one.context, thread_main, 0);
   one.state = READY;
+  one.shuffles = 0;
 }
 
 static const char *run_block(unsigned threads, bool descending) {
@@ -178,11 +188,12 @@ inline T __shfl_xor_sync(unsigned mask, T value, int with) {
   static_assert(sizeof(T) <= sizeof(uint64_t), "one register or two");
   using namespace shim;
   if (mask != 0xffffffffu) __builtin_trap();  // only whole warps are known here
-  memcpy(&machine->threads[machine->running].shuffled, &value, sizeof(T));
+  Thread &self = machine->threads[machine->running];
+  const Thread &other = machine->threads[machine->running ^ unsigned(with)];
+  const unsigned place = self.shuffles++ % 2;
+  memcpy(&self.shuffled[place], &value, sizeof(T));
   wait_at(AT_SHUFFLE);
-  memcpy(&value, &machine->threads[machine->running ^ unsigned(with)].shuffled, sizeof(T));
-  // nobody may give the next value before all have taken this one
-  wait_at(AT_SHUFFLE);
+  memcpy(&value, &other.shuffled[place], sizeof(T));
   return value;
 }
 

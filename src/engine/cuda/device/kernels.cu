@@ -28,9 +28,15 @@ __device__ __forceinline__ float widen_one(float value) { return value; }
 __device__ __forceinline__ float widen_one(__half value) { return __half2float(value); }
 __device__ __forceinline__ float widen_one(__nv_bfloat16 value) { return __bfloat162float(value); }
 
-__device__ __forceinline__ void narrow_one(float value, float &to) { to = value; }
-__device__ __forceinline__ void narrow_one(float value, __half &to) { to = __float2half_rn(value); }
-__device__ __forceinline__ void narrow_one(float value, __nv_bfloat16 &to) { to = __float2bfloat16_rn(value); }
+// The bits of a value rounded to nearest even, in the low half where T is of two bytes.
+template <class T> __device__ __forceinline__ unsigned narrow_one(float value);
+template <> __device__ __forceinline__ unsigned narrow_one<float>(float value) { return __float_as_uint(value); }
+template <> __device__ __forceinline__ unsigned narrow_one<__half>(float value) {
+  return __half_as_ushort(__float2half_rn(value));
+}
+template <> __device__ __forceinline__ unsigned narrow_one<__nv_bfloat16>(float value) {
+  return __bfloat16_as_ushort(__float2bfloat16_rn(value));
+}
 
 // What moves BYTES in one instruction.
 template <int BYTES> struct Word { using Type = uint4; };
@@ -52,18 +58,28 @@ __device__ __forceinline__ void load(const T *from, float (&to)[N]) {
   for (int i = 0; i < N; i++) to[i] = widen_one(values[i]);
 }
 
-// Rounds N values to nearest even and writes them side by side; alignment as in `load`.
+// Writes N rounded values side by side; alignment as in `load`. Put into words by hand and written by the plain store's
+// own name: an assignment of a vector the compiler takes apart again.
 template <class T, int N>
 __device__ __forceinline__ void store(T *to, const float (&from)[N]) {
-  using Moved = typename Word<N * sizeof(T)>::Type;
-  constexpr int COUNT = N * sizeof(T) / sizeof(Moved);
-  Moved words[COUNT];
-  T values[N];
+  constexpr int IN_WORD = N == 1 ? 1 : 4 / sizeof(T), COUNT = N / IN_WORD;
+  unsigned words[COUNT];
 #pragma unroll
-  for (int i = 0; i < N; i++) narrow_one(from[i], values[i]);
-  memcpy(words, values, sizeof(values));
+  for (int i = 0; i < COUNT; i++) {
+    words[i] = narrow_one<T>(from[i * IN_WORD]);
+    if constexpr (IN_WORD == 2) words[i] |= narrow_one<T>(from[i * IN_WORD + 1]) << 16;
+  }
+  if constexpr (COUNT % 4 == 0) {
 #pragma unroll
-  for (int i = 0; i < COUNT; i++) reinterpret_cast<Moved *>(to)[i] = words[i];
+    for (int i = 0; i < COUNT; i += 4) {
+      __stwb(reinterpret_cast<uint4 *>(to) + i / 4, make_uint4(words[i], words[i + 1], words[i + 2], words[i + 3]));
+    }
+  } else if constexpr (COUNT == 2) {
+    __stwb(reinterpret_cast<uint2 *>(to), make_uint2(words[0], words[1]));
+  } else {
+    static_assert(N == 1, "a vector of 8 bytes at least, or one value");
+    *reinterpret_cast<typename Word<sizeof(T)>::Type *>(to) = words[0];
+  }
 }
 
 // One thread an item; launches have fewer than 2^31 items, so that their numbers divide as 32 bits. Products with a
@@ -413,7 +429,7 @@ __device__ __forceinline__ void select_best(const TopKArguments &a) {
   Best winner = first_of_block(mine, candidates);
   const float max = winner.logit;
 
-  // expf errs by two units in the last place; only the sum over thousands needs more than float
+  // expf errs by two units in the last place; in double the sum of thousands errs by no more
   double sum = 0.0;
   int bad = 0;
   for (int i = threadIdx.x; i < a.classes; i += THREADS) {
@@ -449,7 +465,7 @@ __device__ __forceinline__ void select_best(const TopKArguments &a) {
 
 }  // namespace
 
-// NAME_TYPE moves `wide` bytes of halves or floats at once, NAME_TYPE_scalar single elements.
+// NAME_TYPE moves `floats` or `halves` elements at once, NAME_TYPE_scalar single ones.
 #define BOTH_WIDTHS(name, Arguments, floats, halves)                        \
   KERNEL(name##_f32, Arguments, name<float, floats>)                        \
   KERNEL(name##_f32_scalar, Arguments, name<float, 1>)                      \

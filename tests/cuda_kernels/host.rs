@@ -1,8 +1,9 @@
-//! kernels.cu as a library of the host, compiled once a test run.
+//! The host: kernels.cu as a library, compiled once a test run, and pages that become memory when they are touched.
 
 use std::ffi::{CStr, CString, c_char, c_uint, c_void};
 use std::path::Path;
 use std::process::Command;
+use std::ptr::null_mut;
 use std::sync::OnceLock;
 
 use crate::launch::{THREADS, Work, names};
@@ -10,6 +11,21 @@ use crate::launch::{THREADS, Work, names};
 type Kernel = unsafe extern "C" fn(*const c_void);
 type ShimLaunch =
     unsafe extern "C" fn(Kernel, *const c_void, c_uint, c_uint, bool) -> *const c_char;
+
+pub fn allocate(bytes: usize) -> *mut u8 {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a new mapping, of no file.
+    let start = unsafe { libc::mmap(null_mut(), bytes, protection, flags, -1, 0) };
+    assert_ne!(start, libc::MAP_FAILED, "no {bytes} bytes of address space");
+    start.cast()
+}
+
+pub fn release(start: *mut u8, bytes: usize) {
+    // SAFETY: the mapping that `allocate` made.
+    let released = unsafe { libc::munmap(start.cast(), bytes) };
+    assert_eq!(released, 0);
+}
 
 /// The handle of the loaded library, which stays loaded.
 fn library() -> usize {
