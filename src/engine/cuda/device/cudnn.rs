@@ -92,6 +92,12 @@ pub(crate) struct ConvShape {
     pub(crate) alignment: usize,
 }
 
+impl ConvShape {
+    fn is_dense(&self) -> bool {
+        self.input_pitch == self.input[0] && self.output_pitch == self.output[0]
+    }
+}
+
 impl fmt::Display for ConvShape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (rows, columns) = self.kernel;
@@ -160,19 +166,24 @@ impl ConvPlan {
             Ok(proposals) => {
                 let fit = proposals.into_iter().filter(|of| allowed(&of.notes, math));
                 choices.extend(fit.map(|of| of.choice));
+                choices.len()
             }
-            Err(error) => refusal = Some(about(shape, math, &error)),
+            Err(error) => {
+                refusal = Some(about(shape, math, &error));
+                choices.len()
+            }
         };
-        for mode in [
-            Heuristics::CUDNN_HEUR_MODE_A,
-            Heuristics::CUDNN_HEUR_MODE_B,
-            Heuristics::CUDNN_HEUR_MODE_FALLBACK,
-        ] {
-            add(graph.proposals(mode));
+        let mut found = 0;
+        for mode in [Heuristics::CUDNN_HEUR_MODE_A, Heuristics::CUDNN_HEUR_MODE_B] {
+            found = add(graph.proposals(mode));
         }
         if math == Math::F32 {
             // the heuristics speak for tensor cores: hardly a proposal is left
-            add(graph.engines());
+            found = add(graph.engines());
+        }
+        // slow to make, being compiled, and slow to run; but where pixels are not dense the others copy them first
+        if found == 0 || !shape.is_dense() {
+            add(graph.proposals(Heuristics::CUDNN_HEUR_MODE_FALLBACK));
         }
         let mut plans = Vec::new();
         for choice in choice::spread(choices) {

@@ -221,9 +221,12 @@ pub(super) fn check(
     unsafe { sys::cudnnGetLastErrorString(text.as_mut_ptr().cast(), text.len()) };
     let text = CStr::from_bytes_until_nul(&text).unwrap_or_default();
     let text = text.to_string_lossy();
+    let reason = match text.trim() {
+        "" => "it gives no reason",
+        reason => reason,
+    };
+    let call = call();
     Err(EngineError::Device(format!(
-        "{} failed with {status:?}: {}",
-        call(),
-        text.trim()
+        "{call} failed with {status:?}: {reason}"
     )))
 }
