@@ -12,7 +12,7 @@ use crate::weights::Parameters;
 pub use crate::kernels::{Element, Isa, Token, give_back};
 pub use candle::CandleEngine;
 pub use cpu::{FusedEngine, FusedOp, tune};
-pub use select::{DeviceChoice, EngineChoice, EngineOptions, Precision, select};
+pub use select::{DeviceChoice, EngineChoice, EngineOptions, Precision, select, select_one};
 
 /// Runs whole batches. An engine is owned by one thread.
 pub trait Engine: Send {
@@ -31,7 +31,7 @@ pub trait Engine: Send {
     /// Equal batches give equal bits.
     ///
     /// # Errors
-    /// When the device fails; the engine stays usable for the next batch.
+    /// When the device fails. The engine stays usable for the next batch, but for one that is [`EngineError::Lost`].
     fn forward(
         &mut self,
         batch: usize,
@@ -90,6 +90,9 @@ pub struct EngineInfo {
 pub enum EngineError {
     #[error("{0}")]
     Device(String),
+    /// The device answers no more: no engine on it is to be used again.
+    #[error("the device answers no more: {0}")]
+    Lost(String),
     #[error("{what} has {found} values, expected {expected}")]
     Length {
         what: &'static str,

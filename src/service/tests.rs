@@ -73,7 +73,7 @@ fn loaded(name: &str, engine: impl Engine + 'static) -> LoadedModel {
             std: [1.0; 3],
         },
         provenance: Provenance::default(),
-        engine: Box::new(engine),
+        engines: vec![Box::new(engine)],
     }
 }
 
@@ -256,7 +256,8 @@ async fn one_bad_image_fails_alone_and_answers_keep_their_order() {
     assert_eq!(metrics.images.get(), 2);
     assert_eq!(metrics.stage_decode.get_sample_count(), 2);
     assert_eq!(metrics.stage_preprocess.get_sample_count(), 2);
-    assert_eq!(metrics.stage_queue.get_sample_count(), 2);
+    let device = metrics.device("cpu").unwrap();
+    assert_eq!(device.stage_queue.get_sample_count(), 2);
     assert_eq!(
         (house.rejected("invalid_image"), house.rejected("too_large")),
         (2, 1)

@@ -150,7 +150,7 @@ pub fn colours(name: &str) -> (LoadedModel, Arc<Remote>) {
             std: [1.0; 3],
         },
         provenance: Provenance::default(),
-        engine: Box::new(engine),
+        engines: vec![Box::new(engine)],
     };
     (model, remote)
 }
