@@ -112,6 +112,12 @@ impl Crew {
         waiting.min().map(|(_, _, number)| number)
     }
 
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        let waits = |worker: &Member| matches!(worker.doing, Doing::Waiting(_));
+        self.staff().filter(|(_, worker)| waits(worker)).count()
+    }
+
     /// Workers that take batches.
     pub(super) fn workers_left(&self) -> usize {
         self.staff().count()

@@ -172,7 +172,12 @@ impl Batcher {
             metrics,
             ..
         } = setup;
-        let queue = Arc::new(Queue::new(image_len, config, Arc::clone(&metrics), &devices));
+        let queue = Arc::new(Queue::new(
+            image_len,
+            config,
+            Arc::clone(&metrics),
+            &devices,
+        ));
         let may_retry = devices.iter().any(|device| *device != devices[0]);
         // from here on a failure ends the workers that have started
         let handle = Arc::new(Handle {

@@ -170,9 +170,7 @@ impl Queue {
                     let waited = news.wait_timeout(state, left);
                     waited.unwrap_or_else(PoisonError::into_inner).0
                 }
-                Decision::WaitForImage => {
-                    news.wait(state).unwrap_or_else(PoisonError::into_inner)
-                }
+                Decision::WaitForImage => news.wait(state).unwrap_or_else(PoisonError::into_inner),
             };
         }
     }
@@ -263,6 +261,11 @@ impl Queue {
     /// What was lost and why, once every device is.
     pub(super) fn lost(&self) -> Option<String> {
         self.lock().crew.lost()
+    }
+
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.lock().crew.waiting()
     }
 
     fn wake_next(&self, state: &State) {

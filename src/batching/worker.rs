@@ -128,7 +128,14 @@ impl Worker {
             self.device.lost.inc();
             let device = &self.engine.info().device;
             let (model, devices_left) = (&self.model, loss.devices_left);
-            tracing::error!(model, device, reason, images, devices_left, "a device is lost");
+            tracing::error!(
+                model,
+                device,
+                reason,
+                images,
+                devices_left,
+                "a device is lost"
+            );
             if devices_left == 0 {
                 // before anyone has an answer: who has one may ask for the model's state next
                 (self.on_lost)();

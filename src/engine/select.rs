@@ -67,7 +67,9 @@ impl EngineOptions {
                         .into(),
                 ))
             }
-            DeviceChoice::Cuda(_) | DeviceChoice::CudaAll if !candle_core::utils::cuda_is_available() => {
+            DeviceChoice::Cuda(_) | DeviceChoice::CudaAll
+                if !candle_core::utils::cuda_is_available() =>
+            {
                 Err(EngineError::Unavailable(
                     "this build has no CUDA; use --device cpu, or build with --features cuda,cudnn"
                         .into(),

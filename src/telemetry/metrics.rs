@@ -184,7 +184,8 @@ impl Metrics {
             self.families
                 .remove(labels, &self.codes, registered.info.as_ref());
             // on other devices the model may have been registered beside this one, and share some
-            let shared = |one: &ModelLabels| models.keys().any(|l| l.by_device().any(|l| l == *one));
+            let shared =
+                |one: &ModelLabels| models.keys().any(|l| l.by_device().any(|l| l == *one));
             for one in labels.by_device().filter(|one| !shared(one)) {
                 self.families.remove_device(&one);
             }
