@@ -91,6 +91,11 @@ impl Fake {
         self.info.device = device.to_owned();
         self
     }
+
+    pub(crate) fn in_precision(mut self, precision: &'static str) -> Self {
+        self.info.precision = precision;
+        self
+    }
 }
 
 impl Remote {

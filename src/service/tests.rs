@@ -1,5 +1,6 @@
 //! The service with real decoding and fake engines: images of one colour, classes that are colours.
 
+mod devices;
 mod models;
 
 use std::io::Cursor;
@@ -57,8 +58,12 @@ fn colours(image: &[f32], logits: &mut [f32]) {
 /// What preprocessing makes of black: the mean below is small, so that it differs from the warm-up's zeros.
 const BLACK: f32 = -0.0625;
 
-/// The one place that builds a [`LoadedModel`].
 fn loaded(name: &str, engine: impl Engine + 'static) -> LoadedModel {
+    loaded_on(name, vec![Box::new(engine)])
+}
+
+/// The one place that builds a [`LoadedModel`].
+fn loaded_on(name: &str, engines: Vec<Box<dyn Engine>>) -> LoadedModel {
     LoadedModel {
         name: name.into(),
         version: "3".into(),
@@ -73,7 +78,7 @@ fn loaded(name: &str, engine: impl Engine + 'static) -> LoadedModel {
             std: [1.0; 3],
         },
         provenance: Provenance::default(),
-        engines: vec![Box::new(engine)],
+        engines,
     }
 }
 

@@ -3,17 +3,20 @@
 use super::super::fake::LOST;
 use super::*;
 
+type Make = fn(fn(&[f32], &mut [f32])) -> (Fake, Remote);
+
 /// A house with an engine on each of these devices, and a remote for each.
-fn house(
-    devices: &[&str],
-    make: fn(fn(&[f32], &mut [f32])) -> (Fake, Remote),
-) -> (House, Vec<Remote>) {
+fn house(devices: &[&str], make: Make) -> (House, Vec<Remote>) {
+    house_of(devices, make, 8)
+}
+
+fn house_of(devices: &[&str], make: Make, max_batch: usize) -> (House, Vec<Remote>) {
     let engines = devices.iter().map(|device| {
         let (engine, remote) = make(sum_and_difference);
         (engine.on(device), remote)
     });
     let (engines, remotes) = engines.unzip();
-    let house = House::new(engines, config(8, HOUR, 64));
+    let house = House::new(engines, config(max_batch, HOUR, 64));
     house.all_wait(devices.len());
     (house, remotes)
 }
@@ -90,6 +93,23 @@ fn batches_spread_and_who_is_done_takes_the_next() {
     }
     assert_eq!((remotes[first].images(), remotes[second].images()), (1, 4));
     assert!(house.is_empty());
+}
+
+/// What comes faster than a worker wakes is not left to that one alone.
+#[test]
+fn images_that_come_together_wake_as_many_as_they_need() {
+    let (house, remotes) = house_of(&["cuda:0", "cuda:1", "cuda:2"], Fake::gated, 1);
+    for _ in 0..20 {
+        let answers = [1.0, 2.0, 3.0].map(|value| house.send(value));
+        for remote in &remotes {
+            assert_eq!(remote.arrival(), 1);
+        }
+        remotes.iter().for_each(Remote::let_pass);
+        for answer in answers {
+            assert!(wait(answer).is_ok());
+        }
+        house.all_wait(3);
+    }
 }
 
 /// However long the workers of one device have waited.
