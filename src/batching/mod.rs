@@ -152,7 +152,7 @@ impl Default for Priority {
 
 impl Batcher {
     /// Starts a worker thread for each engine. `on_lost` is called, by one of them, once every device is lost, before
-    /// any caller hears of it.
+    /// the images that were queued or running there are answered.
     ///
     /// # Errors
     /// When there is no engine, the metrics have no series for an engine's device, or the operating system refuses a

@@ -268,9 +268,12 @@ impl Queue {
         self.lock().crew.waiting()
     }
 
+    /// With nothing queued there is nothing to wake for but the end.
     fn wake_next(&self, state: &State) {
-        if state.closed && state.entries.is_empty() {
-            self.wake_all();
+        if state.entries.is_empty() {
+            if state.closed {
+                self.wake_all();
+            }
         } else if let Some(news) = state.crew.next().and_then(|worker| self.news.get(worker)) {
             news.notify_one();
         }
