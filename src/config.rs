@@ -103,7 +103,7 @@ pub struct ModelArgs {
 
 #[derive(Debug, Args)]
 pub struct EngineArgs {
-    /// Where models run: auto, cpu, cuda or cuda:N
+    /// Where models run: auto, cpu, cuda, cuda:N, several GPUs as in cuda:0,cuda:1, or cuda:all
     #[arg(long, env = "RESNETD_DEVICE", default_value = "auto")]
     device: DeviceChoice,
     /// What computes: candle, fused (CPU only), or auto for the fused engine on a CPU and candle on a GPU
@@ -283,7 +283,7 @@ pub struct ModelsArgs {
 impl EngineArgs {
     pub fn options(&self, pool: &Arc<Pool>) -> EngineOptions {
         EngineOptions {
-            device: self.device,
+            device: self.device.clone(),
             precision: self.precision,
             engine: self.engine,
             max_isa: self.max_isa,

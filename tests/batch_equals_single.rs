@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use resnetd::engine::{Engine, EngineOptions, Precision, select};
+use resnetd::engine::{Engine, EngineOptions, Precision, select_one};
 use resnetd::families;
 use resnetd::ir::{Builder, Graph, Shape};
 use resnetd::weights::{Generator, Parameters};
@@ -29,7 +29,7 @@ impl Network {
         let weights = Generator::new(&graph, SEED, [0.5, 0.9]);
         let parameters = Parameters::load(&graph, &weights).unwrap();
         Self {
-            engine: select(&graph, parameters, &options).unwrap(),
+            engine: select_one(&graph, parameters, &options).unwrap(),
             input: Generator::input(SEED, IMAGES, graph.input()),
             graph,
         }

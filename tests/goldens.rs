@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use resnetd::engine::{DeviceChoice, EngineChoice, EngineOptions, select};
+use resnetd::engine::{DeviceChoice, EngineChoice, EngineOptions, select_one};
 use resnetd::families;
 use resnetd::ir::Shape;
 use resnetd::weights::{Generator, Parameters};
@@ -67,7 +67,7 @@ fn every_golden_matches() {
                 engine: choice,
                 ..EngineOptions::default()
             };
-            let mut engine = select(&graph, parameters, &options).expect(name);
+            let mut engine = select_one(&graph, parameters, &options).expect(name);
             let input = Generator::input(golden.seed, batch, graph.input());
             let mut logits = vec![f32::NAN; expected.len()];
             engine.forward(batch, &input, &mut logits).expect(name);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use resnetd::engine::{
     DeviceChoice, Element, Engine, EngineChoice, EngineOptions, FusedEngine, FusedOp, Isa,
-    Precision, Token, select,
+    Precision, Token, select_one,
 };
 use resnetd::families::{self, Architecture};
 use resnetd::ir::{Graph, Shape};
@@ -56,7 +56,7 @@ fn candle(graph: &Arc<Graph>, parameters: Parameters) -> Box<dyn Engine> {
         engine: EngineChoice::Candle,
         ..EngineOptions::default()
     };
-    select(graph, parameters, &options).expect("the candle engine")
+    select_one(graph, parameters, &options).expect("the candle engine")
 }
 
 fn run(engine: &mut dyn Engine, graph: &Graph, batch: usize, input: &[f32]) -> Vec<f32> {
@@ -192,7 +192,8 @@ fn the_cpu_gets_the_fused_engine_and_its_cap() {
         ..EngineOptions::default()
     };
     let info = |options: &EngineOptions| {
-        let engine = select(&graph, parameters(&graph, [0.5, 0.9]), options).expect("an engine");
+        let engine =
+            select_one(&graph, parameters(&graph, [0.5, 0.9]), options).expect("an engine");
         engine.info().clone()
     };
     let fused = info(&options);
@@ -216,7 +217,7 @@ fn bf16_runs_where_the_cpu_has_it_and_in_f32_elsewhere() {
             engine,
             ..EngineOptions::default()
         };
-        let engine = select(&graph, parameters(&graph, [0.5, 0.9]), &options);
+        let engine = select_one(&graph, parameters(&graph, [0.5, 0.9]), &options);
         engine.map(|engine| engine.info().clone())
     };
     let widest = select(None, EngineChoice::Auto).expect("an engine");

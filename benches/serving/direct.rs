@@ -59,9 +59,7 @@ impl Direct {
             self.input = (0..batch * image).map(|i| self.input[i % image]).collect();
         }
         self.logits.resize(batch * self.model.graph.classes(), 0.0);
-        self.model
-            .engine
-            .forward(batch, &self.input, &mut self.logits)?;
+        self.model.engines[0].forward(batch, &self.input, &mut self.logits)?;
         Ok(batch as u64)
     }
 

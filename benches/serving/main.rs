@@ -98,7 +98,7 @@ fn main() -> Result<()> {
         load,
         latency,
     };
-    let info = direct.model.engine.info();
+    let info = direct.model.engines[0].info();
     println!(
         "{} {} {} {}, {threads} threads, {} clients, {} photographs",
         args.architecture,

@@ -57,7 +57,7 @@ impl Counts {
     }
 }
 
-/// What keeps a model's worker alive: handles and tickets share one, and the last to go closes the queue.
+/// What keeps a model's workers alive: handles and tickets share one, and the last to go closes the queue.
 pub(super) struct Handle {
     pub(super) queue: Arc<Queue>,
 }
@@ -109,7 +109,7 @@ impl Ticket {
 
     /// Queues one image of the model's size under this one-image ticket. Dropping the receiver withdraws it.
     ///
-    /// A receiver that closes without an answer means that the worker is gone ([`BatchError::Closed`]).
+    /// A receiver that closes without an answer means that every worker is gone ([`BatchError::Closed`]).
     pub fn submit(
         mut self,
         image: Image,
@@ -133,6 +133,7 @@ impl Ticket {
                 priority,
                 deadline,
                 submitted: Instant::now(),
+                retried: false,
                 answer,
             });
         }

@@ -1,6 +1,7 @@
-//! An engine for tests: instant, or held at a gate; it fails or panics on images that say so, and counts what it ran.
+//! An engine for tests: instant, or held at a gate; it fails, panics or is lost on images that say so, and counts what it
+//! ran.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,6 +12,8 @@ use crate::engine::{Engine, EngineError, EngineInfo};
 pub(crate) const FAIL: f32 = -1001.0;
 /// First value of an image that makes the engine panic.
 pub(crate) const PANIC: f32 = -1002.0;
+/// First value of an image on which the device is lost, whichever it is.
+pub(crate) const LOST: f32 = -1003.0;
 
 /// Long enough for any thread of a loaded machine to get its turn.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -33,6 +36,8 @@ pub(crate) struct Record {
     pub(crate) batches: AtomicUsize,
     /// The input of the last batch.
     pub(crate) last: Mutex<Vec<f32>>,
+    /// The device answers no more.
+    lost: AtomicBool,
 }
 
 /// The test's side of an engine.
@@ -81,9 +86,24 @@ impl Fake {
         };
         (fake, remote)
     }
+
+    pub(crate) fn on(mut self, device: &str) -> Self {
+        self.info.device = device.to_owned();
+        self
+    }
+
+    pub(crate) fn in_precision(mut self, precision: &'static str) -> Self {
+        self.info.precision = precision;
+        self
+    }
 }
 
 impl Remote {
+    /// The device answers no more from the next batch on.
+    pub(crate) fn lose(&self) {
+        self.record.lost.store(true, Ordering::SeqCst);
+    }
+
     pub(crate) fn images(&self) -> usize {
         self.record.images.load(Ordering::SeqCst)
     }
@@ -151,6 +171,10 @@ impl Engine for Fake {
             // an error means that the gate is open for good
             let _ = permits.recv();
         }
+        let lost = |why: &str| Err(EngineError::Lost(why.into()));
+        if self.record.lost.load(Ordering::SeqCst) {
+            return lost("told to be lost");
+        }
         self.record.batches.fetch_add(1, Ordering::SeqCst);
         self.record.images.fetch_add(batch, Ordering::SeqCst);
         *self.record.last.lock().unwrap() = input.to_vec();
@@ -162,6 +186,9 @@ impl Engine for Fake {
             assert!(image[0] != PANIC, "told to panic");
             if image[0] == FAIL {
                 return Err(EngineError::Device("told to fail".into()));
+            }
+            if image[0] == LOST {
+                return lost("an image told it to be lost");
             }
             (self.logits)(image, logits);
         }

@@ -1,9 +1,11 @@
-//! Dynamic batching: admission, a bounded queue per model, and the thread that owns the model's engine.
+//! Dynamic batching: admission, a bounded queue per model, and the threads that own the model's engines.
 //!
 //! A caller takes a [`Ticket`] before it reads an image, decodes under it and submits; `policy` decides when the queued
-//! images go as one batch, `queue` drops those nobody waits for any more, `worker` runs the batch and answers.
+//! images go as one batch, `queue` drops those nobody waits for any more, `worker` runs the batch and answers. Where a
+//! model has several engines, each has a worker on the one queue, and `crew` says whose turn it is.
 
 mod admission;
+mod crew;
 #[cfg(test)]
 pub(crate) mod fake;
 mod policy;
@@ -46,8 +48,18 @@ impl Default for Config {
     }
 }
 
-/// Handle to one model's queue and worker; clones share it. The worker ends when the last handle and ticket are gone,
-/// after it has answered everything queued.
+/// What a model's workers have to know of it.
+#[derive(Debug)]
+pub struct Setup<'a> {
+    /// Its name.
+    pub model: &'a str,
+    pub signature: Signature,
+    pub config: Config,
+    pub metrics: Arc<ModelMetrics>,
+}
+
+/// Handle to one model's queue and workers; clones share it. The workers end when the last handle and ticket are gone,
+/// after they have answered everything queued.
 #[derive(Clone)]
 pub struct Batcher {
     handle: Arc<Handle>,
@@ -77,7 +89,10 @@ pub enum BatchError {
     Engine(String),
     #[error("the image has {found} values, the model takes {expected}")]
     ImageLength { expected: usize, found: usize },
-    /// The worker is gone.
+    /// The device is lost and none is left, or was lost in turn, to run the image on.
+    #[error("the device that ran the image is lost: {0}")]
+    Lost(String),
+    /// The workers are gone.
     #[error("the model is being unloaded")]
     Closed,
 }
@@ -116,8 +131,10 @@ pub struct Load {
     pub on_its_way: usize,
     /// Those of them queued.
     pub queued: usize,
-    /// Moving average over the recent batches; zero before the first.
+    /// Of one worker: moving average over the recent batches; zero before the first.
     pub seconds_per_image: f64,
+    /// Those who take batches.
+    pub workers: usize,
 }
 
 impl Priority {
@@ -142,36 +159,63 @@ impl Default for Priority {
 }
 
 impl Batcher {
-    /// Starts the worker thread.
+    /// Starts a worker thread for each engine. `on_lost` is called, by one of them, once every device is lost, before
+    /// the images that were queued or running there are answered.
     ///
     /// # Errors
-    /// When the operating system refuses a thread.
+    /// When there is no engine, the metrics have no series for an engine's device, or the operating system refuses a
+    /// thread.
     pub fn spawn(
-        name: &str,
-        engine: Box<dyn Engine>,
-        signature: Signature,
-        config: Config,
-        metrics: Arc<ModelMetrics>,
+        engines: Vec<Box<dyn Engine>>,
+        setup: Setup<'_>,
+        on_lost: impl Fn() + Send + Sync + 'static,
     ) -> std::io::Result<Self> {
+        if engines.is_empty() {
+            return Err(std::io::Error::other("there is no engine"));
+        }
+        let devices: Vec<&str> = engines.iter().map(|e| e.info().device.as_str()).collect();
+        let Setup {
+            signature,
+            config,
+            metrics,
+            ..
+        } = setup;
         let queue = Arc::new(Queue::new(
             signature.image_len,
             config,
             Arc::clone(&metrics),
+            &devices,
         ));
-        let worker = Worker {
-            model: name.to_owned(),
-            engine,
+        // from here on a failure ends the workers that have started
+        let handle = Arc::new(Handle {
             queue: Arc::clone(&queue),
-            classes: signature.classes.max(1),
-            normalization: signature.normalization,
-            metrics,
-        };
-        // a thread's name cannot hold a zero byte
-        let thread = std::thread::Builder::new().name(name.replace('\0', ""));
-        thread.spawn(move || worker.run())?;
-        Ok(Self {
-            handle: Arc::new(Handle { queue }),
-        })
+        });
+        let on_lost: Arc<dyn Fn() + Send + Sync> = Arc::new(on_lost);
+        for (number, engine) in engines.into_iter().enumerate() {
+            let device = metrics.device(&engine.info().device).ok_or_else(|| {
+                let device = &engine.info().device;
+                std::io::Error::other(format!("there are no series for the device {device}"))
+            })?;
+            let worker = Worker {
+                number,
+                model: setup.model.to_owned(),
+                engine,
+                queue: Arc::clone(&queue),
+                classes: signature.classes.max(1),
+                normalization: Arc::clone(&signature.normalization),
+                metrics: Arc::clone(&metrics),
+                device,
+                on_lost: Arc::clone(&on_lost),
+            };
+            let presence = worker.presence();
+            // a thread's name cannot hold a zero byte
+            let thread = std::thread::Builder::new().name(setup.model.replace('\0', ""));
+            thread.spawn(move || {
+                worker.run();
+                drop(presence);
+            })?;
+        }
+        Ok(Self { handle })
     }
 
     /// Takes the right to `images` images, whole or not at all.
@@ -185,12 +229,18 @@ impl Batcher {
     pub fn load(&self) -> Load {
         self.handle.queue.load()
     }
+
+    /// What was lost and why, once every device is: from then on nothing is answered.
+    pub fn lost(&self) -> Option<String> {
+        self.handle.queue.lost()
+    }
 }
 
 impl Load {
     /// How long the images admitted so far will take, by the speed of the recent batches.
     pub fn backlog(&self) -> Duration {
-        Duration::try_from_secs_f64(self.admitted as f64 * self.seconds_per_image)
+        let one_by_one = self.admitted as f64 * self.seconds_per_image;
+        Duration::try_from_secs_f64(one_by_one / self.workers.max(1) as f64)
             .unwrap_or(Duration::MAX)
     }
 }

@@ -5,6 +5,9 @@
 //! one before and the other after a change could sleep through it. Nothing is computed or sent while it is held.
 //! Images whose caller left or whose deadline passed are dropped when a batch forms, before they cost compute, and
 //! before a newcomer is refused for want of room.
+//!
+//! Several workers share the queue. Of those that wait, the crew says who goes next; that one alone asks the policy and
+//! keeps its time, the others sleep. Whatever may change who is next, or what the policy says to that one, wakes it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -13,6 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::admission::Counts;
+use super::crew::Crew;
 use super::policy::{Decision, Limits, View, decide};
 use super::{BatchError, Config, Load, Output, Priority, QueueFull};
 use crate::engine::Image;
@@ -25,6 +29,8 @@ pub(super) struct Entry {
     pub(super) priority: Priority,
     pub(super) deadline: Instant,
     pub(super) submitted: Instant,
+    /// It was in a batch whose device was lost.
+    pub(super) retried: bool,
     pub(super) answer: oneshot::Sender<Result<Output, BatchError>>,
 }
 
@@ -34,23 +40,40 @@ pub(super) struct Queue {
     limits: Limits,
     metrics: Arc<ModelMetrics>,
     state: Mutex<State>,
-    /// Signalled when the policy may decide otherwise than before; only the worker waits on it.
-    news: Condvar,
+    /// By worker, who alone waits on its own: signalled when it may be its turn, or the policy may decide otherwise
+    /// than before.
+    news: Vec<Condvar>,
+}
+
+/// What is to be done after a device was lost.
+pub(super) struct Loss {
+    /// Nobody has seen to it yet.
+    pub(super) is_news: bool,
+    pub(super) devices_left: usize,
+    /// Images that cannot run elsewhere: to be answered with an error.
+    pub(super) failed: Vec<Entry>,
 }
 
 struct State {
     counts: Counts,
+    crew: Crew,
     entries: VecDeque<Entry>,
     /// The last handle and ticket are gone: nothing more will come.
     closed: bool,
-    /// The worker is gone: nothing more will be answered.
+    /// The last worker is gone: nothing more will be answered.
     abandoned: bool,
     /// Moving average of the recent batches; zero before the first.
     seconds_per_image: f64,
 }
 
 impl Queue {
-    pub(super) fn new(image_len: usize, config: Config, metrics: Arc<ModelMetrics>) -> Self {
+    /// `devices` are those of the workers, one for each.
+    pub(super) fn new(
+        image_len: usize,
+        config: Config,
+        metrics: Arc<ModelMetrics>,
+        devices: &[&str],
+    ) -> Self {
         Self {
             image_len,
             limits: Limits {
@@ -60,12 +83,13 @@ impl Queue {
             metrics,
             state: Mutex::new(State {
                 counts: Counts::new(config.max_queue),
+                crew: Crew::new(devices.iter().copied()),
                 entries: VecDeque::new(),
                 closed: false,
                 abandoned: false,
                 seconds_per_image: 0.0,
             }),
-            news: Condvar::new(),
+            news: devices.iter().map(|_| Condvar::new()).collect(),
         }
     }
 
@@ -80,7 +104,7 @@ impl Queue {
                 result = state.counts.resize(held, wanted);
             }
             if state.counts.on_its_way == 0 {
-                self.news.notify_one();
+                self.wake_next(&state);
             }
             result
         };
@@ -88,12 +112,17 @@ impl Queue {
         result
     }
 
-    /// Queues an image that was on its way.
+    /// Queues an image that was on its way, or answers it where nobody is left to run it.
     pub(super) fn push(&self, entry: Entry) {
         let mut state = self.lock();
         state.counts.arrived();
-        if state.abandoned {
+        let lost = state.crew.lost();
+        if state.abandoned || lost.is_some() {
             state.counts.answered(1);
+            drop(state);
+            if let Some(reason) = lost {
+                let _ = entry.answer.send(Err(BatchError::Lost(reason)));
+            }
             return;
         }
         let last = state
@@ -102,14 +131,20 @@ impl Queue {
             .rposition(|e| e.priority <= entry.priority);
         state.entries.insert(last.map_or(0, |at| at + 1), entry);
         self.show_depth(&state);
-        self.news.notify_one();
+        self.wake_next(&state);
     }
 
-    /// Waits until a batch is due and takes it off the queue; `None` when the queue is closed and empty. Its images
-    /// stay admitted until [`Queue::finished`].
-    pub(super) fn next_batch(&self) -> Option<Vec<Entry>> {
+    /// Waits until a batch is due and this worker's, and takes it off the queue; `None` when the queue is closed and
+    /// empty or the worker's device is lost. Its images stay admitted until [`Queue::finished`] or [`Queue::lose`].
+    pub(super) fn next_batch(&self, worker: usize) -> Option<Vec<Entry>> {
         let mut state = self.lock();
+        state.crew.waits(worker);
         loop {
+            if state.crew.has_lost(worker) || (state.closed && state.entries.is_empty()) {
+                state.crew.leaves(worker);
+                self.wake_next(&state);
+                return None;
+            }
             let now = Instant::now();
             let departed = self.remove_departed(&mut state, now);
             if !departed.is_empty() {
@@ -118,31 +153,34 @@ impl Queue {
                 state = self.lock();
                 continue;
             }
-            match decide(state.view(now), self.limits) {
+            let decision = match state.crew.next() == Some(worker) {
+                true => decide(state.view(now), self.limits),
+                false => Decision::WaitForImage,
+            };
+            let news = &self.news[worker];
+            state = match decision {
                 Decision::Dispatch(images) => {
-                    let batch = state.entries.drain(..images).collect();
+                    let batch: Vec<Entry> = state.entries.drain(..images).collect();
+                    state.crew.starts(worker, batch.len());
                     self.show_depth(&state);
+                    // what is left is for another
+                    self.wake_next(&state);
                     return Some(batch);
                 }
                 Decision::WaitFor(left) => {
-                    let waited = self.news.wait_timeout(state, left);
-                    state = waited.unwrap_or_else(PoisonError::into_inner).0;
+                    let waited = news.wait_timeout(state, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
                 }
-                Decision::WaitForImage if state.closed => return None,
-                Decision::WaitForImage => {
-                    state = self
-                        .news
-                        .wait(state)
-                        .unwrap_or_else(PoisonError::into_inner);
-                }
-            }
+                Decision::WaitForImage => news.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
         }
     }
 
-    /// Gives back the room of a batch; `inference` is its time, or `None` if it failed.
-    pub(super) fn finished(&self, images: usize, inference: Option<Duration>) {
+    /// Gives back the room of the worker's batch; `inference` is its time, or `None` if it failed.
+    pub(super) fn finished(&self, worker: usize, images: usize, inference: Option<Duration>) {
         let mut state = self.lock();
         state.counts.answered(images);
+        state.crew.ends(worker);
         if let Some(inference) = inference {
             let last = inference.as_secs_f64() / images.max(1) as f64;
             let before = state.seconds_per_image;
@@ -152,17 +190,55 @@ impl Queue {
                 0.8 * before + 0.2 * last
             };
         }
+        // its device has less to do now, which may give the turn to another that waits there
+        self.wake_next(&state);
+    }
+
+    /// Takes the device of a worker out whose batch it has failed for good. The images go back to where they were in
+    /// the queue if another device is left, each of them once.
+    pub(super) fn lose(&self, worker: usize, batch: Vec<Entry>, reason: &str) -> Loss {
+        let mut state = self.lock();
+        let is_news = state.crew.lose(worker, reason);
+        state.crew.ends(worker);
+        let devices_left = state.crew.devices_left();
+        let mut failed = Vec::new();
+        // the last first, each before its equals, so that they keep their order
+        for mut entry in batch.into_iter().rev() {
+            match devices_left > 0 && !std::mem::replace(&mut entry.retried, true) {
+                true => state.put_back(entry),
+                false => failed.push(entry),
+            }
+        }
+        if devices_left == 0 {
+            failed.extend(std::mem::take(&mut state.entries));
+        }
+        state.counts.answered(failed.len());
+        self.show_depth(&state);
+        // those on the same device are to leave
+        self.wake_all();
+        Loss {
+            is_news,
+            devices_left,
+            failed,
+        }
     }
 
     /// Nothing more will come.
     pub(super) fn close(&self) {
         self.lock().closed = true;
-        self.news.notify_one();
+        self.wake_all();
     }
 
-    /// The worker ends. After a regular end there is nothing to do; after a panic, the waiters' channels close.
-    pub(super) fn abandon(&self) {
+    /// A worker ends. After a regular end there is nothing to do; after a panic, its images have no answer, and when it
+    /// was the last, the channels of all waiters close.
+    pub(super) fn leave(&self, worker: usize) {
         let mut state = self.lock();
+        let left_behind = state.crew.leaves(worker);
+        state.counts.answered(left_behind);
+        if !state.crew.all_gone() {
+            self.wake_next(&state);
+            return;
+        }
         state.abandoned = true;
         // what was queued or executing will not be answered; what is on its way still holds its tickets
         state.counts.admitted = state.counts.on_its_way;
@@ -179,7 +255,33 @@ impl Queue {
             on_its_way: state.counts.on_its_way,
             queued: state.entries.len(),
             seconds_per_image: state.seconds_per_image,
+            workers: state.crew.workers_left(),
         }
+    }
+
+    /// What was lost and why, once every device is.
+    pub(super) fn lost(&self) -> Option<String> {
+        self.lock().crew.lost()
+    }
+
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.lock().crew.waiting()
+    }
+
+    /// With nothing queued there is nothing to wake for but the end.
+    fn wake_next(&self, state: &State) {
+        if state.entries.is_empty() {
+            if state.closed {
+                self.wake_all();
+            }
+        } else if let Some(news) = state.crew.next().and_then(|worker| self.news.get(worker)) {
+            news.notify_one();
+        }
+    }
+
+    fn wake_all(&self) {
+        self.news.iter().for_each(Condvar::notify_one);
     }
 
     fn remove_departed(&self, state: &mut State, now: Instant) -> VecDeque<Entry> {
@@ -208,6 +310,13 @@ impl Queue {
 }
 
 impl State {
+    /// Queues an image again, before those of its priority that came after it.
+    fn put_back(&mut self, entry: Entry) {
+        let place = |e: &Entry| (e.priority, e.submitted);
+        let at = self.entries.partition_point(|e| place(e) < place(&entry));
+        self.entries.insert(at, entry);
+    }
+
     fn view(&self, now: Instant) -> View {
         let oldest = self.entries.iter().map(|entry| entry.submitted).min();
         View {

@@ -1,4 +1,7 @@
-//! The thread that owns a model's engine: takes due batches, runs them, answers every waiter.
+//! A thread that owns one of a model's engines: takes due batches, runs them, answers every waiter.
+//!
+//! An engine that fails a batch is used again. One whose device is lost ends its worker, and the other workers of that
+//! device with it.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,16 +10,29 @@ use std::time::{Duration, Instant};
 
 use super::queue::{Entry, Queue};
 use super::{BatchError, Output};
-use crate::engine::{Engine, Image, Normalization, give_back};
-use crate::telemetry::{Batch, ModelMetrics};
+use crate::engine::{Engine, EngineError, Image, Normalization, give_back};
+use crate::telemetry::{Batch, DeviceMetrics, ModelMetrics};
 
 pub(super) struct Worker {
+    /// By which the queue knows it.
+    pub(super) number: usize,
     pub(super) model: String,
     pub(super) engine: Box<dyn Engine>,
     pub(super) queue: Arc<Queue>,
     pub(super) classes: usize,
     pub(super) normalization: Arc<Normalization>,
     pub(super) metrics: Arc<ModelMetrics>,
+    pub(super) device: Arc<DeviceMetrics>,
+    /// Called when the last device is lost.
+    pub(super) on_lost: Arc<dyn Fn() + Send + Sync>,
+}
+
+/// A worker that is there, from before its thread starts until it ends, however it does: also when a bug panics, waiters
+/// must hear of it rather than wait for their deadline.
+pub(super) struct Presence {
+    queue: Arc<Queue>,
+    number: usize,
+    device: Arc<DeviceMetrics>,
 }
 
 /// The batch's memory, kept from batch to batch.
@@ -39,13 +55,19 @@ struct Times {
 }
 
 impl Worker {
-    /// Runs batches until the queue is closed and empty; then the engine's memory goes.
+    pub(super) fn presence(&self) -> Presence {
+        self.device.workers.inc();
+        Presence {
+            queue: Arc::clone(&self.queue),
+            number: self.number,
+            device: Arc::clone(&self.device),
+        }
+    }
+
+    /// Runs batches until the queue is closed and empty or the device lost; then the engine's memory goes.
     pub(super) fn run(mut self) {
-        let queue = Arc::clone(&self.queue);
-        // also when a bug below panics: waiters must hear of it rather than wait for their deadline
-        let _leaving = Leaving(&queue);
         let mut buffers = Buffers::default();
-        while let Some(batch) = queue.next_batch() {
+        while let Some(batch) = self.queue.next_batch(self.number) {
             self.execute(batch, &mut buffers);
         }
         drop(self);
@@ -73,9 +95,12 @@ impl Worker {
             inference: elapsed.saturating_sub(gathered),
         });
 
+        if let Err(BatchError::Lost(reason)) = &result {
+            return self.lose(batch, reason);
+        }
         // room first: a caller that has its answer may come back at once
         let inference = result.as_ref().ok().map(|times| times.inference);
-        self.queue.finished(images, inference);
+        self.queue.finished(self.number, images, inference);
         match result {
             Ok(times) => self.answer(batch, &buffers.logits, times),
             Err(error) => {
@@ -87,17 +112,41 @@ impl Worker {
         }
     }
 
+    /// The device answers no more: its workers leave, and the batch goes elsewhere if it can.
+    fn lose(&self, batch: Vec<Entry>, reason: &str) {
+        let images = batch.len();
+        let loss = self.queue.lose(self.number, batch, reason);
+        if loss.is_news {
+            self.device.lost.inc();
+            let device = &self.engine.info().device;
+            let (model, devices_left) = (&self.model, loss.devices_left);
+            tracing::error!(
+                model,
+                device,
+                reason,
+                images,
+                devices_left,
+                "a device is lost"
+            );
+            if devices_left == 0 {
+                // before anyone has an answer: who has one may ask for the model's state next
+                (self.on_lost)();
+            }
+        }
+        for entry in loss.failed {
+            let _ = entry.answer.send(Err(BatchError::Lost(reason.to_owned())));
+        }
+    }
+
     fn answer(&self, batch: Vec<Entry>, logits: &[f32], times: Times) {
         let (images, inference) = (batch.len(), times.inference);
         let answering = Instant::now();
-        self.metrics.inference.observe(inference.as_secs_f64());
-        self.metrics.batch_size.observe(images as f64);
+        self.device.inference.observe(inference.as_secs_f64());
+        self.device.batch_size.observe(images as f64);
         let output = |(entry, logits): (&Entry, &[f32])| {
             let queued = times.started.saturating_duration_since(entry.submitted);
-            self.metrics.stage_queue.observe(queued.as_secs_f64());
-            self.metrics
-                .stage_inference
-                .observe(inference.as_secs_f64());
+            self.device.stage_queue.observe(queued.as_secs_f64());
+            self.device.stage_inference.observe(inference.as_secs_f64());
             Output {
                 logits: logits.to_vec(),
                 queued,
@@ -134,6 +183,7 @@ pub(super) fn forward(
     let pass = || engine.forward_images(images, normalization, staging, logits);
     match catch_unwind(AssertUnwindSafe(pass)) {
         Ok(Ok(gathered)) => Ok(gathered),
+        Ok(Err(EngineError::Lost(reason))) => Err(BatchError::Lost(reason)),
         Ok(Err(error)) => Err(BatchError::Engine(error.to_string())),
         Err(panic) => Err(BatchError::Engine(format!(
             "the engine panicked: {}",
@@ -149,10 +199,9 @@ fn words(panic: &(dyn Any + Send)) -> &str {
         .unwrap_or("(no message)")
 }
 
-struct Leaving<'a>(&'a Queue);
-
-impl Drop for Leaving<'_> {
+impl Drop for Presence {
     fn drop(&mut self) {
-        self.0.abandon();
+        self.device.workers.dec();
+        self.queue.leave(self.number);
     }
 }

@@ -11,7 +11,7 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use super::timing::{Effort, SEED, Times};
 use crate::config::BenchArgs;
-use crate::engine::{Engine, EngineInfo, LayerProfile, Token, select, tune};
+use crate::engine::{Engine, EngineInfo, LayerProfile, Token, select_one, tune};
 use crate::families::Architecture;
 use crate::ir::Graph;
 use crate::weights::{self, Generator, Parameters};
@@ -36,7 +36,7 @@ pub(super) fn run(args: &BenchArgs, out: &mut dyn Write) -> Result<()> {
         }
         return Ok(());
     }
-    let mut engine = select(&graph, parameters, &args.engine.options(&pool))?;
+    let mut engine = select_one(&graph, parameters, &args.engine.options(&pool))?;
     let batch = args.batch.get();
     let input = Generator::input(SEED, batch, graph.input());
     let mut logits = vec![0.0; batch * graph.classes()];

@@ -20,7 +20,7 @@ pub use crate::kernels::{Element, Isa, Token, give_back};
 pub use candle::CandleEngine;
 pub use cpu::{FusedEngine, FusedOp, tune};
 pub use image::{Image, Normalization, gather};
-pub use select::{DeviceChoice, EngineChoice, EngineOptions, Precision, select};
+pub use select::{DeviceChoice, EngineChoice, EngineOptions, Precision, select, select_one};
 
 /// Runs whole batches. An engine is owned by one thread.
 pub trait Engine: Send {

@@ -1,4 +1,4 @@
-//! Chooses an engine and device from the options and what the build and the machine have.
+//! Chooses engines and devices from the options and what the build and the machine have.
 
 use std::sync::Arc;
 
@@ -11,14 +11,16 @@ use crate::pool::Pool;
 use crate::weights::Parameters;
 
 /// `--device`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub enum DeviceChoice {
     /// The first GPU if this build has CUDA and one answers, else the CPU.
     #[default]
     Auto,
     Cpu,
-    /// A GPU by its index.
-    Cuda(usize),
+    /// GPUs by their indices: at least one, each once.
+    Cuda(Vec<usize>),
+    /// Every GPU there is.
+    CudaAll,
 }
 
 /// `--precision`.
@@ -59,19 +61,21 @@ impl EngineOptions {
     /// What the build lacks.
     pub fn check(&self) -> Result<(), EngineError> {
         match self.device {
-            DeviceChoice::Cuda(_) if self.engine == EngineChoice::Fused => {
+            DeviceChoice::Cuda(_) | DeviceChoice::CudaAll if self.engine == EngineChoice::Fused => {
                 Err(EngineError::Unavailable(
                     "the fused engine runs on the CPU only; use --device cpu, or --engine candle"
                         .into(),
                 ))
             }
-            DeviceChoice::Cuda(_) if !candle_core::utils::cuda_is_available() => {
+            DeviceChoice::Cuda(_) | DeviceChoice::CudaAll
+                if !candle_core::utils::cuda_is_available() =>
+            {
                 Err(EngineError::Unavailable(
                     "this build has no CUDA; use --device cpu, or build with --features cuda,cudnn"
                         .into(),
                 ))
             }
-            DeviceChoice::Cuda(_) if self.precision == Precision::Bf16 => {
+            DeviceChoice::Cuda(_) | DeviceChoice::CudaAll if self.precision == Precision::Bf16 => {
                 Err(EngineError::Unavailable(
                     "there is no bf16 on a GPU yet; use --precision f32, or --device cpu".into(),
                 ))
@@ -83,6 +87,18 @@ impl EngineOptions {
                     "the candle engine has no bf16; use --engine fused, or --precision f32".into(),
                 ))
             }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether one device is asked for, so that what measures or traces one can refuse more.
+    ///
+    /// # Errors
+    /// When there are several, or there may be.
+    fn check_one(&self) -> Result<(), EngineError> {
+        match &self.device {
+            DeviceChoice::CudaAll => Err(several()),
+            DeviceChoice::Cuda(indices) if indices.len() > 1 => Err(several()),
             _ => Ok(()),
         }
     }
@@ -103,26 +119,75 @@ impl EngineOptions {
     }
 }
 
-/// Makes the engine for one graph.
+/// Makes the engines for one graph: at least one, one for each device.
 ///
 /// # Errors
-/// When the device asked for is not there or refuses the model.
+/// When a device asked for is not there or refuses the model.
 pub fn select(
     graph: &Arc<Graph>,
     parameters: Parameters,
     options: &EngineOptions,
-) -> Result<Box<dyn Engine>, EngineError> {
+) -> Result<Vec<Box<dyn Engine>>, EngineError> {
     options.check()?;
-    let device = match options.device {
-        DeviceChoice::Cpu => Device::Cpu,
-        DeviceChoice::Cuda(index) => cuda(index)?,
-        DeviceChoice::Auto if options.engine == EngineChoice::Fused => Device::Cpu,
-        DeviceChoice::Auto if !candle_core::utils::cuda_is_available() => Device::Cpu,
-        DeviceChoice::Auto => cuda(0).unwrap_or_else(|error| {
+    let mut devices = devices(options)?;
+    let last = devices.pop().ok_or_else(none)?;
+    let engines = devices
+        .into_iter()
+        .map(|device| engine(graph, parameters.clone(), device, options));
+    let mut engines = engines.collect::<Result<Vec<_>, _>>()?;
+    engines.push(engine(graph, parameters, last, options)?);
+    Ok(engines)
+}
+
+/// Makes the engine for one graph, for work that is one device's.
+///
+/// # Errors
+/// As [`select`]; and when several devices are named.
+pub fn select_one(
+    graph: &Arc<Graph>,
+    parameters: Parameters,
+    options: &EngineOptions,
+) -> Result<Box<dyn Engine>, EngineError> {
+    options.check_one()?;
+    let engines = select(graph, parameters, options)?;
+    engines.into_iter().next().ok_or_else(none)
+}
+
+fn none() -> EngineError {
+    EngineError::Unavailable("no device is named; use --device cpu".into())
+}
+
+fn several() -> EngineError {
+    EngineError::Unavailable("this runs on one device; name one, as in --device cuda:0".into())
+}
+
+/// The devices chosen, in the order of their naming.
+fn devices(options: &EngineOptions) -> Result<Vec<Device>, EngineError> {
+    Ok(match &options.device {
+        DeviceChoice::Cpu => vec![Device::Cpu],
+        DeviceChoice::Cuda(indices) => cudas(indices.iter().copied())?,
+        DeviceChoice::CudaAll => match device_count()? {
+            0 => return Err(EngineError::Unavailable(
+                "this machine has no GPU that CUDA sees; use --device cpu, or look at CUDA_VISIBLE_DEVICES".into(),
+            )),
+            count => cudas(0..count)?,
+        },
+        DeviceChoice::Auto if options.engine == EngineChoice::Fused => vec![Device::Cpu],
+        DeviceChoice::Auto if !candle_core::utils::cuda_is_available() => vec![Device::Cpu],
+        DeviceChoice::Auto => vec![cuda(0).unwrap_or_else(|error| {
             tracing::warn!(%error, "no GPU answers; running on the CPU");
             Device::Cpu
-        }),
-    };
+        })],
+    })
+}
+
+/// Makes the engine for one graph on one device.
+fn engine(
+    graph: &Arc<Graph>,
+    parameters: Parameters,
+    device: Device,
+    options: &EngineOptions,
+) -> Result<Box<dyn Engine>, EngineError> {
     if !device.is_cpu() && options.precision == Precision::Bf16 {
         tracing::warn!("there is no bf16 on a GPU yet; running in f32");
     }
@@ -145,9 +210,27 @@ pub fn select(
     )?))
 }
 
+fn cudas(indices: impl Iterator<Item = usize>) -> Result<Vec<Device>, EngineError> {
+    indices.map(cuda).collect()
+}
+
 fn cuda(index: usize) -> Result<Device, EngineError> {
     Device::new_cuda(index)
         .map_err(|e| EngineError::Unavailable(format!("GPU cuda:{index} does not answer: {e}")))
+}
+
+/// The number of GPUs that CUDA sees.
+#[cfg(feature = "cuda")]
+fn device_count() -> Result<usize, EngineError> {
+    use candle_core::cuda_backend::cudarc::driver::CudaContext;
+    let count = CudaContext::device_count()
+        .map_err(|e| EngineError::Unavailable(format!("CUDA cannot count its GPUs: {e}")))?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn device_count() -> Result<usize, EngineError> {
+    Ok(0)
 }
 
 /// The widest instruction set that candle's matrix multiplication uses on this machine.
@@ -166,16 +249,36 @@ impl std::str::FromStr for DeviceChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let index = text.strip_prefix("cuda:").map(str::parse);
-        match (text, index) {
-            ("auto", _) => Ok(Self::Auto),
-            ("cpu", _) => Ok(Self::Cpu),
-            ("cuda", _) => Ok(Self::Cuda(0)),
-            (_, Some(Ok(index))) => Ok(Self::Cuda(index)),
-            _ => Err(format!(
-                "{text:?} is not a device; use auto, cpu, cuda or cuda:N"
-            )),
+        match text {
+            "auto" => return Ok(Self::Auto),
+            "cpu" => return Ok(Self::Cpu),
+            "cuda:all" => return Ok(Self::CudaAll),
+            _ => {}
         }
+        let mut indices = Vec::new();
+        for name in text.split(',').map(str::trim) {
+            let index = match name {
+                "cuda" => Some(0),
+                "auto" | "cpu" | "cuda:all" => {
+                    return Err(format!(
+                        "{name} stands alone; a list has GPUs by their indices, as in cuda:0,cuda:1"
+                    ));
+                }
+                _ => name
+                    .strip_prefix("cuda:")
+                    .and_then(|index| index.parse().ok()),
+            };
+            let index = index.ok_or_else(|| {
+                format!(
+                    "{name:?} is not a device; use auto, cpu, cuda, cuda:N, a list as in cuda:0,cuda:1, or cuda:all"
+                )
+            })?;
+            if indices.contains(&index) {
+                return Err(format!("cuda:{index} is named twice; name each GPU once"));
+            }
+            indices.push(index);
+        }
+        Ok(Self::Cuda(indices))
     }
 }
 
@@ -202,6 +305,43 @@ impl std::str::FromStr for Precision {
             "f32" => Ok(Self::F32),
             "bf16" => Ok(Self::Bf16),
             _ => Err(format!("{text:?} is not a precision; use f32 or bf16")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_named_one_by_one_or_all() {
+        let parsed = |text: &str| text.parse::<DeviceChoice>();
+        for (text, choice) in [
+            ("auto", DeviceChoice::Auto),
+            ("cpu", DeviceChoice::Cpu),
+            ("cuda", DeviceChoice::Cuda(vec![0])),
+            ("cuda:3", DeviceChoice::Cuda(vec![3])),
+            ("cuda:1,cuda:0", DeviceChoice::Cuda(vec![1, 0])),
+            ("cuda, cuda:2", DeviceChoice::Cuda(vec![0, 2])),
+            ("cuda:all", DeviceChoice::CudaAll),
+        ] {
+            assert_eq!(parsed(text), Ok(choice), "{text}");
+        }
+        for (text, reason) in [
+            ("", "\"\" is not a device; use auto, cpu, cuda, cuda:N"),
+            ("tpu", "\"tpu\" is not a device"),
+            ("cuda:", "\"cuda:\" is not a device"),
+            ("cuda:-1", "\"cuda:-1\" is not a device"),
+            ("cuda:0,1", "\"1\" is not a device"),
+            ("cuda:0,", "\"\" is not a device"),
+            ("cuda:0,cuda", "cuda:0 is named twice"),
+            ("cuda:2,cuda:1,cuda:2", "cuda:2 is named twice"),
+            ("cpu,cuda:0", "cpu stands alone"),
+            ("cuda:0,auto", "auto stands alone"),
+            ("cuda:all,cuda:0", "cuda:all stands alone"),
+        ] {
+            let error = parsed(text).unwrap_err();
+            assert!(error.starts_with(reason), "{text}: {error}");
         }
     }
 }

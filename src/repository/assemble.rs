@@ -90,7 +90,7 @@ pub(super) fn assemble(
             labels.len()
         )));
     }
-    let engine = select(&graph, parameters, options)?;
+    let engines = select(&graph, parameters, options)?;
     Ok(LoadedModel {
         name: name.to_owned(),
         version: description.version,
@@ -99,7 +99,7 @@ pub(super) fn assemble(
         labels,
         preprocessing,
         provenance,
-        engine,
+        engines,
     })
 }
 

@@ -49,7 +49,22 @@ pub struct LoadedModel {
     pub preprocessing: Preprocessing,
     /// Where the weights come from and what they are worth, as far as model.toml says or they are known by name.
     pub provenance: Provenance,
-    pub engine: Box<dyn Engine>,
+    /// At least one; they differ in nothing but their devices, and share what is queued.
+    pub engines: Vec<Box<dyn Engine>>,
+}
+
+impl LoadedModel {
+    /// The devices of the engines, each once, with commas between: `cuda:0,cuda:1`.
+    pub fn devices(&self) -> String {
+        let mut devices: Vec<&str> = Vec::new();
+        for engine in &self.engines {
+            let device = engine.info().device.as_str();
+            if !devices.contains(&device) {
+                devices.push(device);
+            }
+        }
+        devices.join(",")
+    }
 }
 
 impl fmt::Debug for LoadedModel {
@@ -58,7 +73,8 @@ impl fmt::Debug for LoadedModel {
             .field("name", &self.name)
             .field("version", &self.version)
             .field("architecture", &self.architecture.name)
-            .field("engine", self.engine.info())
+            .field("engine", &self.engines.first().map(|engine| engine.info()))
+            .field("devices", &self.devices())
             .finish_non_exhaustive()
     }
 }
@@ -139,7 +155,7 @@ pub fn load(spec: &ModelSpec, config: &Config) -> Result<LoadedModel, Repository
         architecture = model.architecture.name,
         classes = model.labels.len(),
         parameters = model.graph.counts().parameters,
-        device = model.engine.info().device,
+        device = model.devices(),
         ms = started.elapsed().as_millis() as u64,
         "loaded"
     );

@@ -133,7 +133,7 @@ fn the_embedded_model_loads() {
         "CIFAR-10's order is the alphabet's"
     );
     assert!(model.provenance.test_top1.is_some() && model.provenance.data.is_some());
-    let mut engine = model.engine;
+    let mut engine = model.engines.into_iter().next().unwrap();
     let mut logits = [f32::NAN; 10];
     engine.forward(1, &[0.0; 3 * 32 * 32], &mut logits).unwrap();
     assert!(logits.iter().all(|v| v.is_finite()));

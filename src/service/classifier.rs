@@ -72,6 +72,11 @@ impl Classifier {
         self.life.load_announced()
     }
 
+    #[cfg(test)]
+    pub(super) fn life(&self) -> &LifeCycle {
+        &self.life
+    }
+
     /// Watches the files of every source from now on, until the handle is dropped.
     ///
     /// # Errors

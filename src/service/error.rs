@@ -30,7 +30,7 @@ pub enum Code {
     QueueFull,
     /// 500 INTERNAL
     Internal,
-    /// 503 UNAVAILABLE: loading, failed, draining
+    /// 503 UNAVAILABLE: loading, failed, its devices lost, draining
     Unavailable,
     /// 504 DEADLINE_EXCEEDED
     DeadlineExceeded,
@@ -161,6 +161,11 @@ impl From<BatchError> for Error {
             BatchError::Engine(_) | BatchError::ImageLength { .. } => Self::new(
                 Code::Internal,
                 "the model failed on this batch of images; try again",
+            ),
+            BatchError::Lost(_) => Self::new(
+                Code::Unavailable,
+                "the device that ran the model is lost, and there was no other to run this image on; try again, \
+                 elsewhere if you can",
             ),
             BatchError::Closed => Self::new(Code::Unavailable, error.to_string()),
         }

@@ -31,7 +31,7 @@ pub struct Sources {
 
 #[derive(Debug)]
 pub(super) struct LifeCycle {
-    pub(super) models: Models,
+    pub(super) models: Arc<Models>,
     metrics: Arc<Metrics>,
     limits: batching::Config,
     /// Held during every operation.
@@ -62,7 +62,7 @@ struct Failures(Vec<String>);
 impl LifeCycle {
     pub(super) fn new(models: Models, metrics: Arc<Metrics>, limits: batching::Config) -> Self {
         Self {
-            models,
+            models: Arc::new(models),
             metrics,
             limits,
             catalog: Mutex::default(),
@@ -179,7 +179,14 @@ impl LifeCycle {
     /// # Errors
     /// When it cannot serve; all is then as before.
     pub(super) fn serve(&self, loaded: LoadedModel) -> Result<(), LoadError> {
-        let served = loading::prepare(loaded, self.limits, &self.metrics)?;
+        // the table holds what holds the workers, which call this
+        let models = Arc::downgrade(&self.models);
+        let on_lost = move || {
+            if let Some(models) = models.upgrade() {
+                models.look_for_losses();
+            }
+        };
+        let served = loading::prepare(loaded, self.limits, &self.metrics, on_lost)?;
         let before = self.models.serve(Arc::new(served));
         self.retire(before);
         Ok(())
@@ -294,7 +301,8 @@ impl LifeCycle {
         status.is_some_and(|status| status.ready().next().is_some())
     }
 
-    /// Removes the series of what has left service, but for those that its successor goes on with.
+    /// Removes the series of what has left service, but for those that its successor goes on with. Of what lost its
+    /// devices they stay until it is loaded anew or unloaded.
     fn retire(&self, served: impl IntoIterator<Item = Arc<ServedModel>>) {
         for gone in served {
             let status = self.models.status(&gone.name);

@@ -28,6 +28,7 @@ pub struct ServedModel {
     pub preprocessing: Preprocessing,
     /// Where the weights come from, as far as is known.
     pub provenance: Provenance,
+    /// What its engines have in common; `device` is all of theirs, `cuda:0,cuda:1`.
     pub engine: EngineInfo,
     /// Parameters and multiply-accumulates.
     pub counts: Counts,
@@ -133,6 +134,8 @@ pub enum Readiness {
     Starting,
     /// Every model announced at the start has loaded and warmed up or is known to have failed, and at least one serves.
     Ready,
+    /// A model has lost its last device, and has not been loaded anew or unloaded since.
+    Lost,
     /// The server is stopping; what comes is still answered. Final.
     Draining,
 }

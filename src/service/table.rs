@@ -23,6 +23,8 @@ struct Table {
     models: Vec<ModelStatus>,
     /// Models announced at the start that are still loading.
     awaited: Vec<String>,
+    /// What served until it lost its last device, and has been neither loaded anew nor unloaded since.
+    lost: Vec<Arc<ServedModel>>,
 }
 
 impl Table {
@@ -39,18 +41,49 @@ impl Table {
     }
 
     fn readiness(&mut self) -> Readiness {
-        let Self { models, awaited } = self;
+        let Self {
+            models,
+            awaited,
+            lost,
+        } = self;
         let loading = |row: &VersionStatus| matches!(row.state, ModelState::Loading);
         awaited.retain(|name| {
             let mut models = models.iter();
             models.any(|m| m.name == *name && m.versions.iter().any(loading))
         });
         let serving = models.iter().any(|model| model.ready().next().is_some());
-        if serving && awaited.is_empty() {
+        if !awaited.is_empty() {
+            Readiness::Starting
+        } else if !lost.is_empty() {
+            Readiness::Lost
+        } else if serving {
             Readiness::Ready
         } else {
             Readiness::Starting
         }
+    }
+
+    /// Takes what has lost its last device out of service.
+    fn look_for_losses(&mut self) {
+        let rows = self.models.iter_mut().flat_map(|m| &mut m.versions);
+        for row in rows {
+            let lost = |served: &Arc<ServedModel>| Some((served.batcher.lost()?, served.clone()));
+            if let Some((what, served)) = row.ready().and_then(lost) {
+                let reason = format!("it has {what}; load it anew when its devices answer again");
+                *row = VersionStatus::new(row.version.take(), ModelState::Failed(reason));
+                self.lost.push(served);
+            }
+        }
+    }
+
+    /// Forgets losses of a model and returns what served.
+    fn forget_lost(
+        &mut self,
+        name: &str,
+        forgets: impl Fn(&str) -> bool,
+    ) -> impl Iterator<Item = Arc<ServedModel>> {
+        self.lost
+            .extract_if(.., move |lost| lost.name == name && forgets(&lost.version))
     }
 }
 
@@ -100,16 +133,24 @@ impl Models {
     }
 
     /// Serves a version, in place of what it was.
-    pub(super) fn serve(&self, served: Arc<ServedModel>) -> Option<Arc<ServedModel>> {
+    pub(super) fn serve(&self, served: Arc<ServedModel>) -> Vec<Arc<ServedModel>> {
         self.change(|table| {
+            let same = |version: &str| version == served.version;
+            let mut before: Vec<_> = table.forget_lost(&served.name, same).collect();
             let model = table.model(&served.name);
             model.retain(|row| row.version.is_some());
             let row = model.row(Some(&served.version));
-            let before = row.ready().cloned();
+            before.extend(row.ready().cloned());
             let version = Some(served.version.clone());
             *row = VersionStatus::new(version, ModelState::Ready(served));
             before
         })
+    }
+
+    /// Shows what has lost its last device since the last change as failed. Every change looks for that, so that it is
+    /// found whether the loss or the change comes first.
+    pub(super) fn look_for_losses(&self) {
+        self.change(|_| ());
     }
 
     /// Shows why a version could not be loaded; what serves goes on. `None`: the model, before its versions are known.
@@ -141,8 +182,10 @@ impl Models {
         keep: impl Fn(Option<&str>) -> bool,
     ) -> Vec<Arc<ServedModel>> {
         self.change(|table| {
+            let lost = table.forget_lost(name, |version| !keep(Some(version)));
+            let mut gone: Vec<_> = lost.collect();
             let model = table.model(name);
-            let gone = model.retain(|row| keep(row.version.as_deref()));
+            gone.extend(model.retain(|row| keep(row.version.as_deref())));
             if model.versions.is_empty() {
                 model.row(None).state = ModelState::Unloaded;
             }
@@ -154,10 +197,11 @@ impl Models {
     pub(super) fn unload(&self, name: &str) -> Option<Vec<Arc<ServedModel>>> {
         self.change(|table| {
             let model = table.models.iter_mut().find(|m| m.name == name)?;
-            let served = model.ready().cloned().collect();
+            let mut served: Vec<_> = model.ready().cloned().collect();
             for row in &mut model.versions {
                 *row = VersionStatus::new(row.version.take(), ModelState::Unloaded);
             }
+            served.extend(table.forget_lost(name, |_| true));
             Some(served)
         })
     }
@@ -165,15 +209,17 @@ impl Models {
     /// Takes a model from the table.
     pub(super) fn remove(&self, name: &str) -> Vec<Arc<ServedModel>> {
         self.change(|table| {
+            let mut served: Vec<_> = table.forget_lost(name, |_| true).collect();
             let gone = table.models.extract_if(.., |m| m.name == name);
-            gone.flat_map(|m| m.ready().cloned().collect::<Vec<_>>())
-                .collect()
+            served.extend(gone.flat_map(|m| m.ready().cloned().collect::<Vec<_>>()));
+            served
         })
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Table) -> T) -> T {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         let changed = change(&mut table);
+        table.look_for_losses();
         let readiness = table.readiness();
         // under the table's lock, so that two changes cannot report in the wrong order
         self.turn(|now| match now {
@@ -269,7 +315,7 @@ fn refused(model: &ModelStatus, version: Option<&str>, state: Option<&ModelState
             Error::new(Code::Unavailable, message).retry_after(Duration::from_secs(2))
         }
         Some(ModelState::Failed(reason)) => {
-            let message = format!("{what} could not be loaded: {reason}");
+            let message = format!("{what} has failed: {reason}");
             Error::new(Code::Unavailable, message)
         }
         Some(ModelState::Unloaded) => {

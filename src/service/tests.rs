@@ -1,5 +1,6 @@
 //! The service with real decoding and fake engines: images of one colour, classes that are colours.
 
+mod devices;
 mod models;
 
 use std::io::Cursor;
@@ -58,8 +59,12 @@ fn colours(image: &[f32], logits: &mut [f32]) {
 const WHITE: f32 = 1.0 - MEAN;
 const MEAN: f32 = 0.0625;
 
-/// The one place that builds a [`LoadedModel`].
 fn loaded(name: &str, engine: impl Engine + 'static) -> LoadedModel {
+    loaded_on(name, vec![Box::new(engine)])
+}
+
+/// The one place that builds a [`LoadedModel`].
+fn loaded_on(name: &str, engines: Vec<Box<dyn Engine>>) -> LoadedModel {
     LoadedModel {
         name: name.into(),
         version: "3".into(),
@@ -74,7 +79,7 @@ fn loaded(name: &str, engine: impl Engine + 'static) -> LoadedModel {
             std: [1.0; 3],
         },
         provenance: Provenance::default(),
-        engine: Box::new(engine),
+        engines,
     }
 }
 
@@ -257,7 +262,8 @@ async fn one_bad_image_fails_alone_and_answers_keep_their_order() {
     assert_eq!(metrics.images.get(), 2);
     assert_eq!(metrics.stage_decode.get_sample_count(), 2);
     assert_eq!(metrics.stage_preprocess.get_sample_count(), 2);
-    assert_eq!(metrics.stage_queue.get_sample_count(), 2);
+    let device = metrics.device("cpu").unwrap();
+    assert_eq!(device.stage_queue.get_sample_count(), 2);
     assert_eq!(
         (house.rejected("invalid_image"), house.rejected("too_large")),
         (2, 1)

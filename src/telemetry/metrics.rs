@@ -2,6 +2,8 @@
 //!
 //! Series are made when a model is registered, so that each exists at zero from start-up, and the hot path holds handles
 //! and looks up no labels. Label values come from the operator's configuration and from constants, never from requests.
+//!
+//! Of a model on several devices, what a worker observes carries its own device, all else the devices joined by commas.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,6 +23,7 @@ pub struct ModelLabels {
     pub family: String,
     pub depth: String,
     pub version: String,
+    /// `cuda:0`; of several devices `cuda:0,cuda:1`.
     pub device: String,
 }
 
@@ -50,7 +53,9 @@ pub enum RejectReason {
 }
 
 const MODEL_LABELS: [&str; 5] = ["model", "family", "depth", "version", "device"];
-const STAGES: [&str; 4] = ["decode", "preprocess", "queue", "inference"];
+/// Those before the queue, and those after it.
+const STAGES_OF_MODEL: [&str; 2] = ["decode", "preprocess"];
+const STAGES_OF_DEVICE: [&str; 2] = ["queue", "inference"];
 
 /// Seconds: 100 us to 10 s, dense from 1 to 100 ms.
 const LATENCY_EDGES: [f64; 25] = [
@@ -93,25 +98,38 @@ struct Families {
     rejected: IntCounterVec,
     info: IntGaugeVec,
     loads: IntCounterVec,
+    workers: IntGaugeVec,
+    lost: IntCounterVec,
 }
 
 /// One model's series, all existing at zero from the moment this is made.
 #[derive(Debug)]
 pub struct ModelMetrics {
-    /// `resnetd_inference_duration_seconds`: one observation a batch.
-    pub inference: Histogram,
     /// `resnetd_stage_duration_seconds{stage}`: one observation an image each.
     pub stage_decode: Histogram,
     pub stage_preprocess: Histogram,
-    pub stage_queue: Histogram,
-    pub stage_inference: Histogram,
-    pub batch_size: Histogram,
     pub queue_depth: IntGauge,
     /// Images answered with predictions.
     pub images: IntCounter,
     /// The same and more, exact, for protocols that report it.
     pub statistics: Statistics,
     outcomes: Outcomes,
+    devices: Vec<(String, Arc<DeviceMetrics>)>,
+}
+
+/// A model's series of one device, which its workers there share.
+#[derive(Debug)]
+pub struct DeviceMetrics {
+    /// `resnetd_inference_duration_seconds`: one observation a batch.
+    pub inference: Histogram,
+    /// `resnetd_stage_duration_seconds{stage}`: one observation an image each.
+    pub stage_queue: Histogram,
+    pub stage_inference: Histogram,
+    pub batch_size: Histogram,
+    /// Those that there are.
+    pub workers: IntGauge,
+    /// Times that the device was lost.
+    pub lost: IntCounter,
 }
 
 /// How requests and images ended.
@@ -161,9 +179,16 @@ impl Metrics {
 
     /// Removes every series of a model. Handles still held count on, unseen.
     pub fn remove_model(&self, labels: &ModelLabels) {
-        if let Some(registered) = self.models().remove(labels) {
+        let mut models = self.models();
+        if let Some(registered) = models.remove(labels) {
             self.families
                 .remove(labels, &self.codes, registered.info.as_ref());
+            // on other devices the model may have been registered beside this one, and share some
+            let shared =
+                |one: &ModelLabels| models.keys().any(|l| l.by_device().any(|l| l == *one));
+            for one in labels.by_device().filter(|one| !shared(one)) {
+                self.families.remove_device(&one);
+            }
         }
     }
 
@@ -242,7 +267,24 @@ impl Metrics {
     }
 }
 
+impl ModelLabels {
+    /// The labels of what each device's workers observe.
+    fn by_device(&self) -> impl Iterator<Item = Self> {
+        self.device.split(',').map(|device| Self {
+            device: device.to_owned(),
+            ..self.clone()
+        })
+    }
+}
+
 impl ModelMetrics {
+    /// The series of one of the devices that the model's labels name.
+    pub fn device(&self, name: &str) -> Option<Arc<DeviceMetrics>> {
+        let mut devices = self.devices.iter();
+        let (_, found) = devices.find(|(device, _)| device == name)?;
+        Some(Arc::clone(found))
+    }
+
     /// Counts images of this model turned away.
     pub fn rejected(&self, reason: RejectReason, count: u64) {
         self.outcomes.rejected[reason as usize].inc_by(count);
@@ -362,24 +404,46 @@ impl Families {
                 )
                 .expect(CONSTANT),
             ),
+            workers: gauge(
+                "resnetd_workers",
+                "Workers that run batches, one for each engine.",
+                &[],
+            ),
+            lost: counter(
+                "resnetd_devices_lost_total",
+                "Devices taken out because they answered no more.",
+                &[],
+            ),
         }
     }
 
     fn model(&self, labels: &ModelLabels, codes: &[&'static str]) -> ModelMetrics {
         let plain = values(labels, []);
         let stage = |name| self.stage.with_label_values(&values(labels, [name]));
-        let [decode, preprocess, queue, inference] = STAGES.map(stage);
+        let [decode, preprocess] = STAGES_OF_MODEL.map(stage);
+        let device = |one: ModelLabels| (one.device.clone(), Arc::new(self.device(&one)));
         ModelMetrics {
-            inference: self.inference.with_label_values(&plain),
             stage_decode: decode,
             stage_preprocess: preprocess,
-            stage_queue: queue,
-            stage_inference: inference,
-            batch_size: self.batch_size.with_label_values(&plain),
             queue_depth: self.queue_depth.with_label_values(&plain),
             images: self.images.with_label_values(&plain),
             statistics: Statistics::default(),
             outcomes: self.outcomes(labels, codes),
+            devices: labels.by_device().map(device).collect(),
+        }
+    }
+
+    fn device(&self, labels: &ModelLabels) -> DeviceMetrics {
+        let plain = values(labels, []);
+        let stage = |name| self.stage.with_label_values(&values(labels, [name]));
+        let [queue, inference] = STAGES_OF_DEVICE.map(stage);
+        DeviceMetrics {
+            inference: self.inference.with_label_values(&plain),
+            stage_queue: queue,
+            stage_inference: inference,
+            batch_size: self.batch_size.with_label_values(&plain),
+            workers: self.workers.with_label_values(&plain),
+            lost: self.lost.with_label_values(&plain),
         }
     }
 
@@ -409,11 +473,9 @@ impl Families {
     /// The reverse of [`Families::model`]; a series that is not there is as good as removed.
     fn remove(&self, labels: &ModelLabels, codes: &[&'static str], info: Option<&ModelInfo>) {
         let plain = values(labels, []);
-        let _ = self.inference.remove_label_values(&plain);
-        let _ = self.batch_size.remove_label_values(&plain);
         let _ = self.queue_depth.remove_label_values(&plain);
         let _ = self.images.remove_label_values(&plain);
-        for stage in STAGES {
+        for stage in STAGES_OF_MODEL {
             let _ = self.stage.remove_label_values(&values(labels, [stage]));
         }
         for reason in RejectReason::ALL {
@@ -433,6 +495,18 @@ impl Families {
         }
         if let Some(info) = info {
             self.remove_info(labels, info);
+        }
+    }
+
+    /// The reverse of [`Families::device`].
+    fn remove_device(&self, labels: &ModelLabels) {
+        let plain = values(labels, []);
+        let _ = self.inference.remove_label_values(&plain);
+        let _ = self.batch_size.remove_label_values(&plain);
+        let _ = self.workers.remove_label_values(&plain);
+        let _ = self.lost.remove_label_values(&plain);
+        for stage in STAGES_OF_DEVICE {
+            let _ = self.stage.remove_label_values(&values(labels, [stage]));
         }
     }
 

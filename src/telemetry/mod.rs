@@ -4,6 +4,8 @@ mod metrics;
 mod statistics;
 mod tracing;
 
-pub use self::metrics::{Metrics, ModelInfo, ModelLabels, ModelMetrics, Protocol, RejectReason};
+pub use self::metrics::{
+    DeviceMetrics, Metrics, ModelInfo, ModelLabels, ModelMetrics, Protocol, RejectReason,
+};
 pub use self::statistics::{Batch, Batches, Served, Snapshot, Span, Statistics};
 pub use self::tracing::{LogFormat, TracingError, init as init_tracing};

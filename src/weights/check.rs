@@ -7,7 +7,7 @@ use super::{WeightSource, WeightsError};
 use crate::ir::Graph;
 
 /// The values of every parameter of one graph, by name; exactly the graph's names with the graph's shapes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Parameters {
     values: HashMap<String, Vec<f32>>,
 }

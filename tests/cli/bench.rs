@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use resnetd::engine::{EngineOptions, select};
+use resnetd::engine::{EngineOptions, select_one};
 use resnetd::families;
 use resnetd::weights::{Generator, Parameters};
 use safetensors::{Dtype, SafeTensors};
@@ -60,7 +60,7 @@ fn bench(more: &[&str]) -> (Value, Vec<f32>) {
 fn expected(weights: fn(&resnetd::ir::Graph) -> Generator) -> Vec<f32> {
     let graph = Arc::new(families::find("resnet20").unwrap().default_graph().unwrap());
     let parameters = Parameters::load(&graph, &weights(&graph)).unwrap();
-    let mut engine = select(&graph, parameters, &EngineOptions::default()).unwrap();
+    let mut engine = select_one(&graph, parameters, &EngineOptions::default()).unwrap();
     let mut logits = vec![0.0; BATCH * 10];
     let input = Generator::input(SEED, BATCH, graph.input());
     engine.forward(BATCH, &input, &mut logits).unwrap();

@@ -88,11 +88,14 @@ fn models_are_listed_with_what_they_cost() {
 
 #[test]
 fn what_is_no_command_line_is_refused_with_usage() {
-    let cases: [(&[&str], &str); 5] = [
+    let cases: [(&[&str], &str); 8] = [
         (&["frobnicate"], "frobnicate"),
         (&["classify"], "<FILES>"),
         (&["serve", "--max-batch", "0"], "--max-batch"),
         (&["serve", "--device", "tpu"], "use auto, cpu, cuda"),
+        (&["serve", "--device", "cuda:0,1"], "\"1\" is not a device"),
+        (&["serve", "--device", "cuda,cuda:0"], "named twice"),
+        (&["serve", "--device", "cpu,cuda:0"], "cpu stands alone"),
         (&["serve", "--model", "resnet50"], "NAME=SOURCE"),
     ];
     for (args, word) in cases {
@@ -103,13 +106,26 @@ fn what_is_no_command_line_is_refused_with_usage() {
 }
 
 #[test]
+fn what_measures_one_device_refuses_several() {
+    let compare = ["compare", "resnet20"];
+    let bench = ["bench", "--architecture", "resnet20"];
+    for command in [compare.as_slice(), &bench] {
+        for devices in ["cuda:0,cuda:1", "cuda:all"] {
+            let error = refused(&[command, &["--device", devices]].concat());
+            assert!(error.contains("name one, as in --device cuda:0"), "{error}");
+        }
+    }
+}
+
+#[test]
 #[cfg(not(feature = "cuda"))]
 fn a_build_without_cuda_says_so() {
     let local = ["--http-addr", "127.0.0.1:0", "--grpc-addr", "127.0.0.1:0"];
-    let serve = [&["serve", "--device", "cuda"], local.as_slice()].concat();
-    let bench = ["bench", "--architecture", "resnet20", "--device", "cuda:1"];
-    for args in [serve.as_slice(), &bench] {
-        let error = refused(args);
+    let serve = |device| [&["serve", "--device", device], local.as_slice()].concat();
+    let bench = ["bench", "--architecture", "resnet20", "--device", "cuda:1"].to_vec();
+    let several = ["cuda", "cuda:0,cuda:1", "cuda:all"].map(serve);
+    for args in several.into_iter().chain([bench]) {
+        let error = refused(&args);
         assert!(
             error.contains("this build has no CUDA; use --device cpu"),
             "{error}"

@@ -60,6 +60,7 @@ pub struct Remote {
     held: Mutex<bool>,
     released: Condvar,
     failing: AtomicBool,
+    lost: AtomicBool,
     executed: AtomicUsize,
 }
 
@@ -94,6 +95,11 @@ impl Remote {
         self.failing.store(failing, Ordering::SeqCst);
     }
 
+    /// The device answers no more, and takes every engine on it along.
+    pub fn lose(&self) {
+        self.lost.store(true, Ordering::SeqCst);
+    }
+
     /// Images whose batch has begun, the warm-up not counted.
     pub fn executed(&self) -> usize {
         self.executed.load(Ordering::SeqCst)
@@ -116,6 +122,9 @@ impl Engine for Colours {
         drop(self.remote.released.wait_while(held, |held| *held).unwrap());
         if self.remote.failing.load(Ordering::SeqCst) {
             return Err(EngineError::Device("the test says so".into()));
+        }
+        if self.remote.lost.load(Ordering::SeqCst) {
+            return Err(EngineError::Lost("the test took it away".into()));
         }
         for (plane, logit) in input.chunks_exact(64).zip(logits) {
             *logit = 10.0 * plane.iter().sum::<f32>() / 64.0;
@@ -150,7 +159,7 @@ pub fn colours(name: &str) -> (LoadedModel, Arc<Remote>) {
             std: [1.0; 3],
         },
         provenance: Provenance::default(),
-        engine: Box::new(engine),
+        engines: vec![Box::new(engine)],
     };
     (model, remote)
 }

@@ -62,6 +62,32 @@ async fn health_follows_readiness_and_turns_before_the_drain() {
 }
 
 #[tokio::test]
+async fn health_follows_the_loss_of_a_models_devices() {
+    let server = TestServer::start().await;
+    let channel = channel(&server).await;
+    let mut client = HealthClient::new(channel.clone());
+    assert_eq!(health(&mut client, "").await, ServingStatus::Serving);
+    let watch = HealthCheckRequest {
+        service: "resnetd.v1.Classifier".into(),
+    };
+    let mut changes = client.watch(watch).await.unwrap().into_inner();
+    let first = changes.next().await.unwrap().unwrap();
+    assert_eq!(first.status(), ServingStatus::Serving);
+    server.engine.lose();
+    let mut classifier = ClassifierClient::new(channel);
+    for _ in 0..2 {
+        let refused = classifier.classify(request(&[png(RED)])).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+    }
+    let turned = changes.next().await.unwrap().unwrap();
+    assert_eq!(turned.status(), ServingStatus::NotServing);
+    server.classifier.load_model(colours("m").0).unwrap();
+    let turned = changes.next().await.unwrap().unwrap();
+    assert_eq!(turned.status(), ServingStatus::Serving);
+    assert!(classifier.classify(request(&[png(RED)])).await.is_ok());
+}
+
+#[tokio::test]
 async fn both_versions_of_reflection_show_the_services() {
     let server = TestServer::start().await;
     macro_rules! services {

@@ -127,6 +127,37 @@ async fn readiness_tells_loading_from_failed() {
 }
 
 #[tokio::test]
+async fn a_model_without_a_device_turns_readiness_off_until_it_is_loaded_anew() {
+    let server = TestServer::start().await;
+    let client = Client::new();
+    let get = |path: &str| client.get(server.url(path));
+    server.classifier.load_model(colours("other").0).unwrap();
+    assert_eq!(send(get("/readyz")).await.0, 200);
+    server.engine.lose();
+    let ask = |model: &str| {
+        let path = format!("/classify?model={model}");
+        client.post(server.url(&path)).body(png(RED))
+    };
+    for _ in 0..2 {
+        let answer = refused(ask("m"));
+        assert_eq!(answer.await, (503, "unavailable".into()));
+    }
+    let (status, body) = send(get("/readyz")).await;
+    assert_eq!(status, 503);
+    let error = body["error"].as_str().unwrap();
+    assert!(error.contains("lost the devices"), "{error}");
+    let (_, shown) = send(get("/models/m")).await;
+    assert_eq!(shown["state"], "failed");
+    let error = shown["error"].as_str().unwrap();
+    assert!(error.contains("cpu (the test took it away)"), "{error}");
+    // others serve on
+    assert_eq!(send(ask("other")).await.0, 200);
+    server.classifier.load_model(colours("m").0).unwrap();
+    assert_eq!(send(get("/readyz")).await.0, 200);
+    assert_eq!(send(classify(&server).body(png(RED))).await.0, 200);
+}
+
+#[tokio::test]
 async fn request_ids_are_echoed_or_made() {
     let server = TestServer::start().await;
     let fit = "order 66/b";

@@ -203,6 +203,39 @@ async fn readiness_waits_for_the_start_alone() {
 }
 
 #[tokio::test]
+async fn what_lost_its_devices_is_back_when_it_is_loaded_anew() {
+    let house = House::new(&["m/3", "other"]);
+    let (fake, remote) = colours("m");
+    house.classifier.load_model(fake).unwrap();
+    house.classifier.load("other").await.unwrap();
+    assert!(house.classifier.is_ready());
+    remote.lose();
+    let error = house.classify("m").await.unwrap_err();
+    assert_eq!(error.code, Code::Unavailable, "{error}");
+    assert_eq!(house.states("m"), "3 failed");
+    assert_eq!(
+        house.classifier.subscribe().borrow().clone(),
+        Readiness::Lost
+    );
+    assert!(house.classify("other").await.is_ok());
+    assert!(
+        house.has_series("family", "colours"),
+        "its loss can be seen"
+    );
+
+    // not by trying
+    spoil(&house.path("m/3"));
+    let _ = house.classifier.load("m").await.unwrap_err();
+    assert!(!house.classifier.is_ready());
+    mend(&house.path("m/3"));
+    house.classifier.load("m").await.unwrap();
+    assert_eq!(house.states("m"), "3 ready");
+    assert!(house.classifier.is_ready());
+    assert!(house.classify("m").await.is_ok());
+    assert!(!house.has_series("family", "colours"));
+}
+
+#[tokio::test]
 async fn a_load_goes_on_when_its_caller_leaves() {
     let house = House::new(&["m"]);
     let mut load = house.classifier.load("m");

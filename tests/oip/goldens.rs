@@ -35,7 +35,7 @@ impl Golden {
         let graph = Arc::new((architecture.build)(shape, architecture.classes).unwrap());
         let source = Generator::new(&graph, self.seed, self.bn_weight);
         let parameters = Parameters::load(&graph, &source).unwrap();
-        let engine = select(&graph, parameters, &EngineOptions::default()).unwrap();
+        let engines = select(&graph, parameters, &EngineOptions::default()).unwrap();
         LoadedModel {
             name: "golden".into(),
             version: "1".into(),
@@ -49,7 +49,7 @@ impl Golden {
                 ..Preprocessing::imagenet()
             },
             provenance: Provenance::default(),
-            engine,
+            engines,
             graph,
         }
     }

@@ -34,7 +34,8 @@ impl Engine for Slow {
 async fn batches_grow_under_load() {
     let server = TestServer::batching(config(), 32, 64).await;
     let (mut model, remote) = colours("m");
-    model.engine = Box::new(Slow(model.engine));
+    let engine = model.engines.pop().unwrap();
+    model.engines.push(Box::new(Slow(engine)));
     server.classifier.load_model(model).unwrap();
     let warm_up = remote.executed();
     let clients = (0..CLIENTS).map(|i| {

@@ -13,7 +13,7 @@ fn submit(house: &House, image: Image) -> Answer {
 #[test]
 fn pixels_and_tensors_go_in_one_batch() {
     let (engine, mut remote) = Fake::gated(sum_and_difference);
-    let house = House::of(Box::new(engine), signature(LEN), config(8, HOUR, 8));
+    let house = House::of(vec![Box::new(engine)], signature(LEN), config(8, HOUR, 8));
     let first = submit(&house, Image::Tensor(vec![0.0; LEN]));
     assert_eq!(remote.arrival(), 1);
     let tensor = [8.0, 1.0, 2.0, 3.0, 4.0, 5.0];
@@ -42,7 +42,7 @@ fn pixels_and_tensors_go_in_one_batch() {
 #[test]
 fn pixels_of_another_number_are_refused_before_they_are_queued() {
     let (engine, remote) = Fake::instant(sum_and_difference);
-    let house = House::of(Box::new(engine), signature(LEN), config(8, HOUR, 8));
+    let house = House::of(vec![Box::new(engine)], signature(LEN), config(8, HOUR, 8));
     let length = BatchError::ImageLength {
         expected: LEN,
         found: 3,
@@ -94,7 +94,7 @@ impl Engine for Device {
 fn an_engine_may_take_pixels_itself_and_says_how_long_that_took() {
     let (fake, _) = Fake::instant(sum_and_difference);
     let device = Device(fake.info().clone());
-    let house = House::of(Box::new(device), signature(LEN), config(8, HOUR, 8));
+    let house = House::of(vec![Box::new(device)], signature(LEN), config(8, HOUR, 8));
     let image = submit(&house, Image::Pixels(vec![255, 0, 9, 9, 9, 9]));
     let output = wait(image).unwrap();
     assert_eq!(output.logits, [1.0, -0.5]);

@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::commands::timing::{Effort, SEED, Times};
-use crate::engine::{EngineInfo, EngineOptions, give_back, select};
+use crate::engine::{EngineInfo, EngineOptions, give_back, select_one};
 use crate::ir::Graph;
 use crate::weights::{Generator, Parameters};
 
@@ -52,7 +52,7 @@ pub(super) fn measure(
     // the memory of the model before is this one's
     give_back();
     let parameters = Parameters::load(graph, &Generator::new(graph, SEED, [0.5, 0.9]))?;
-    let mut engine = select(graph, parameters, options)?;
+    let mut engine = select_one(graph, parameters, options)?;
     let (pixels, classes) = (graph.input().elements(), graph.classes());
     let input = Generator::input(SEED, BATCHES[BATCHES.len() - 1], graph.input());
     let mut logits = vec![0.0; BATCHES[BATCHES.len() - 1] * classes];

@@ -231,7 +231,7 @@ fn a_folder_with_a_published_file_says_only_what_differs() {
 }
 
 fn logits(model: LoadedModel, images: &[f32]) -> Vec<f32> {
-    let mut engine = model.engine;
+    let mut engine = model.engines.into_iter().next().unwrap();
     let mut logits = vec![f32::NAN; 2 * model.labels.len()];
     engine.forward(2, images, &mut logits).unwrap();
     logits

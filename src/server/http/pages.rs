@@ -14,7 +14,7 @@ use serde_json::json;
 use super::failure;
 use super::reply::Model;
 use crate::server::Core;
-use crate::service::{Code, ModelState};
+use crate::service::{Code, ModelState, Readiness};
 
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -68,6 +68,8 @@ pub(super) async fn ready(State(core): State<Arc<Core>>) -> Response {
         let versions = || models.iter().flat_map(|model| &model.versions);
         let message = if versions().any(|v| matches!(v.state, ModelState::Loading)) {
             "models are still loading; GET /models shows which"
+        } else if *core.classify.subscribe().borrow() == Readiness::Lost {
+            "a model has lost the devices it ran on; GET /models says which and why; load it anew or unload it"
         } else {
             "no model is served; GET /models says why"
         };

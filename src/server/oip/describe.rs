@@ -111,14 +111,19 @@ pub(in crate::server) fn config(
 
 fn instance(model: &ServedModel) -> pb::ModelInstanceGroup {
     use pb::model_instance_group::Kind;
-    let gpu = model.engine.device.strip_prefix("cuda:");
-    let gpu = gpu.and_then(|index| index.parse().ok());
-    let kind = if gpu.is_some() { Kind::Gpu } else { Kind::Cpu };
+    let devices = model.engine.device.split(',');
+    let gpus: Vec<i32> = devices
+        .filter_map(|device| device.strip_prefix("cuda:")?.parse().ok())
+        .collect();
+    let kind = match gpus.is_empty() {
+        true => Kind::Cpu,
+        false => Kind::Gpu,
+    };
     pb::ModelInstanceGroup {
         name: format!("{}_0", model.name),
         kind: kind.into(),
         count: 1,
-        gpus: gpu.into_iter().collect(),
+        gpus,
     }
 }
 

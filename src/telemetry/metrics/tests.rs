@@ -52,6 +52,8 @@ fn every_series_of_a_model_exists_at_zero() {
     zero("resnetd_batch_size_count", &[]);
     zero("resnetd_queue_depth", &[]);
     zero("resnetd_images_total", &[]);
+    zero("resnetd_workers", &[]);
+    zero("resnetd_devices_lost_total", &[]);
     for stage in ["decode", "preprocess", "queue", "inference"] {
         zero(
             "resnetd_stage_duration_seconds_count",
@@ -123,7 +125,7 @@ fn models_count_apart() {
     metrics.rejected(Some(&b), RejectReason::QueueFull, 3);
     b.rejected(RejectReason::TooLarge, 1);
     a.images.inc_by(5);
-    a.batch_size.observe(32.0);
+    a.device("cpu").unwrap().batch_size.observe(32.0);
     let text = metrics.render();
     let get = |name: &str, model: &str, with: &[&str]| {
         let model = format!("model=\"{model}\"");
@@ -190,6 +192,44 @@ fn a_removed_model_leaves_nothing() {
     assert!(text.contains("avx512") && !text.contains("avx2"));
 
     metrics.remove_model(&labels("a"));
+    assert_eq!(series(&metrics.render()), before);
+}
+
+/// What a worker observes carries its device, what the model does all of them.
+#[test]
+fn of_several_devices_each_has_series_of_its_own() {
+    let metrics = Metrics::new(&CODES);
+    let before = series(&metrics.render());
+    let both = ModelLabels {
+        device: "cuda:0,cuda:1".into(),
+        ..labels("a")
+    };
+    let model = metrics.model(&both);
+    model.images.inc();
+    model.device("cuda:1").unwrap().inference.observe(0.5);
+    assert!(model.device("cuda:2").is_none());
+    let text = metrics.render();
+    let get = |name, device: &str| sample(&text, name, &[&format!("device=\"{device}\"")]);
+    assert_eq!(get("resnetd_images_total", "cuda:0,cuda:1"), Some(1.0));
+    assert_eq!(get("resnetd_images_total", "cuda:1"), None);
+    let inference = "resnetd_inference_duration_seconds_count";
+    assert_eq!(get(inference, "cuda:1"), Some(1.0));
+    assert_eq!(get(inference, "cuda:0"), Some(0.0));
+    assert_eq!(get(inference, "cuda:0,cuda:1"), None);
+    assert_eq!(get("resnetd_workers", "cuda:0"), Some(0.0));
+
+    // loaded anew on one of them, which goes on with its series
+    let one = ModelLabels {
+        device: "cuda:1".into(),
+        ..both.clone()
+    };
+    metrics.model(&one);
+    metrics.remove_model(&both);
+    let text = metrics.render();
+    let get = |name, device: &str| sample(&text, name, &[&format!("device=\"{device}\"")]);
+    assert_eq!(get(inference, "cuda:1"), Some(1.0));
+    assert!(!text.contains("cuda:0"), "{text}");
+    metrics.remove_model(&one);
     assert_eq!(series(&metrics.render()), before);
 }
 

@@ -1,15 +1,17 @@
 //! The batcher as a whole, with engines that are instant or held at a gate.
 
+mod devices;
 mod images;
+mod random;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::fake::{FAIL, Fake, PANIC, PATIENCE, Random, Remote, eventually};
+use super::fake::{FAIL, Fake, PANIC, PATIENCE, Remote, eventually};
 use super::*;
-use crate::telemetry::{Metrics, ModelLabels};
+use crate::telemetry::{DeviceMetrics, Metrics, ModelLabels};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -19,26 +21,53 @@ type Answer = oneshot::Receiver<Result<Output, BatchError>>;
 struct House {
     batcher: Batcher,
     metrics: Arc<ModelMetrics>,
+    /// How often it was said that the last device is lost.
+    losses: Arc<AtomicUsize>,
 }
 
 impl House {
-    fn new(engine: Fake, config: Config) -> Self {
-        Self::of(Box::new(engine), signature(2), config)
+    fn new(engines: Vec<Fake>, config: Config) -> Self {
+        let engines = engines.into_iter().map(|e| Box::new(e) as Box<dyn Engine>);
+        Self::of(engines.collect(), signature(2), config)
     }
 
-    fn of(engine: Box<dyn Engine>, signature: Signature, config: Config) -> Self {
-        let metrics = Metrics::new(&[]).model(&ModelLabels::default());
-        let batcher =
-            Batcher::spawn("test", engine, signature, config, Arc::clone(&metrics)).unwrap();
-        Self { batcher, metrics }
+    fn of(engines: Vec<Box<dyn Engine>>, signature: Signature, config: Config) -> Self {
+        let mut devices: Vec<&str> = engines.iter().map(|e| e.info().device.as_str()).collect();
+        devices.dedup();
+        let labels = ModelLabels {
+            device: devices.join(","),
+            ..ModelLabels::default()
+        };
+        let metrics = Metrics::new(&[]).model(&labels);
+        let losses = Arc::new(AtomicUsize::new(0));
+        let setup = Setup {
+            model: "test",
+            signature,
+            config,
+            metrics: Arc::clone(&metrics),
+        };
+        let count = Arc::clone(&losses);
+        let on_lost = move || {
+            count.fetch_add(1, Ordering::SeqCst);
+        };
+        Self {
+            batcher: Batcher::spawn(engines, setup, on_lost).unwrap(),
+            metrics,
+            losses,
+        }
+    }
+
+    fn device(&self, name: &str) -> Arc<DeviceMetrics> {
+        self.metrics.device(name).unwrap()
     }
 
     fn send(&self, first: f32) -> Answer {
-        self.batcher.admit(1).unwrap().submit(
-            Image::Tensor(vec![first, 1.0]),
-            Priority::default(),
-            far(),
-        )
+        self.send_at(first, Priority::default())
+    }
+
+    fn send_at(&self, first: f32, priority: Priority) -> Answer {
+        let ticket = self.batcher.admit(1).unwrap();
+        ticket.submit(Image::Tensor(vec![first, 1.0]), priority, far())
     }
 
     fn is_empty(&self) -> bool {
@@ -61,12 +90,12 @@ fn sum_and_difference(image: &[f32], logits: &mut [f32]) {
 
 fn gated(config: Config) -> (House, Remote) {
     let (engine, remote) = Fake::gated(sum_and_difference);
-    (House::new(engine, config), remote)
+    (House::new(vec![engine], config), remote)
 }
 
 fn instant(config: Config) -> (House, Remote) {
     let (engine, remote) = Fake::instant(sum_and_difference);
-    (House::new(engine, config), remote)
+    (House::new(vec![engine], config), remote)
 }
 
 fn config(max_batch: usize, max_queue_delay: Duration, max_queue: usize) -> Config {
@@ -103,7 +132,7 @@ fn an_idle_engine_with_nothing_on_its_way_runs_at_once() {
         assert_eq!(output.batch_size, 1);
         assert!(house.is_empty(), "room is given back before the answer");
     }
-    assert_eq!(house.metrics.inference.get_sample_count(), 3);
+    assert_eq!(house.device("cpu").inference.get_sample_count(), 3);
 }
 
 #[test]
@@ -197,15 +226,16 @@ fn batches_form_under_load() {
     let mean = remote.images() as f64 / remote.batches() as f64;
     assert_eq!(remote.images(), CLIENTS * 20);
     assert!(mean > 4.0, "mean batch size {mean}");
-    let histogram = &house.metrics.batch_size;
+    let device = house.device("cpu");
+    let histogram = &device.batch_size;
     assert_eq!(histogram.get_sample_count() as usize, remote.batches());
     assert_eq!(histogram.get_sample_sum() as usize, remote.images());
     assert_eq!(
-        house.metrics.stage_inference.get_sample_count() as usize,
+        device.stage_inference.get_sample_count() as usize,
         remote.images()
     );
     assert_eq!(
-        house.metrics.inference.get_sample_count() as usize,
+        device.inference.get_sample_count() as usize,
         remote.batches()
     );
     assert!(house.is_empty());
@@ -357,7 +387,7 @@ fn an_idle_worker_ends_with_its_last_handle() {
 #[test]
 fn a_worker_that_is_gone_leaves_nobody_waiting() {
     let metrics = Metrics::new(&[]).model(&ModelLabels::default());
-    let queue = Arc::new(Queue::new(2, config(8, HOUR, 8), metrics));
+    let queue = Arc::new(Queue::new(2, config(8, HOUR, 8), metrics, &["cpu"]));
     let handle = Arc::new(Handle {
         queue: Arc::clone(&queue),
     });
@@ -367,7 +397,7 @@ fn a_worker_that_is_gone_leaves_nobody_waiting() {
         Priority::default(),
         far(),
     );
-    queue.abandon();
+    queue.leave(0);
     assert_eq!(wait(before).unwrap_err(), BatchError::Closed);
     assert_eq!((queue.load().admitted, queue.load().on_its_way), (1, 1));
     assert_eq!(
@@ -375,76 +405,6 @@ fn a_worker_that_is_gone_leaves_nobody_waiting() {
         BatchError::Closed
     );
     assert_eq!((queue.load().admitted, queue.load().on_its_way), (0, 0));
-}
-
-/// Eight callers that admit, grow, turn back, submit, leave and outlive their deadlines at random.
-#[test]
-fn nothing_leaks_under_random_departures() {
-    let (house, remote) = instant(config(4, Duration::from_micros(200), 24));
-    let answered = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        for seed in 1..=8 {
-            let (house, answered) = (&house, &answered);
-            scope.spawn(move || {
-                let mut random = Random(seed * 7919);
-                for _ in 0..400 {
-                    let answers = random_request(&house.batcher, &mut random);
-                    for answer in answers {
-                        match wait(answer) {
-                            Ok(_) => answered.fetch_add(1, Ordering::SeqCst),
-                            Err(BatchError::Deadline | BatchError::Engine(_)) => 0,
-                            Err(other) => panic!("{other:?}"),
-                        };
-                    }
-                    let load = house.batcher.load();
-                    assert!(
-                        load.admitted <= 24 && load.on_its_way <= load.admitted,
-                        "{load:?}"
-                    );
-                }
-            });
-        }
-    });
-    eventually("everything is given back", || house.is_empty());
-    assert_eq!(house.metrics.queue_depth.get(), 0);
-    let answered = answered.load(Ordering::SeqCst);
-    assert!(
-        answered > 100 && answered <= remote.images(),
-        "{answered} of {}",
-        remote.images()
-    );
-    assert!(wait(house.send(1.0)).is_ok());
-}
-
-/// Submits some of the images of a random ticket and returns the answers that the caller waits for.
-fn random_request(batcher: &Batcher, random: &mut Random) -> Vec<Answer> {
-    let Ok(mut ticket) = batcher.admit(random.below(3)) else {
-        return Vec::new();
-    };
-    let _ = ticket.resize(random.below(6));
-    let mut answers = Vec::new();
-    while let Some(one) = ticket.take_one() {
-        if random.below(5) == 0 {
-            continue;
-        }
-        let deadline = match random.below(4) {
-            0 => Instant::now() + Duration::from_micros(random.below(500) as u64),
-            _ => far(),
-        };
-        let value = if random.below(40) == 0 { FAIL } else { 1.0 };
-        let answer = one.submit(
-            Image::Tensor(vec![value, 1.0]),
-            Priority::default(),
-            deadline,
-        );
-        if random.below(3) != 0 {
-            answers.push(answer);
-        }
-        if random.below(9) == 0 {
-            break;
-        }
-    }
-    answers
 }
 
 #[test]
