@@ -243,7 +243,10 @@ impl MatmulPlan {
             )
         };
         ran.map_err(|e| {
-            EngineError::Device(format!("{}: cublasLtMatmul failed with {e}", self.what))
+            EngineError::Device(format!(
+                "{}: cublasLtMatmul failed with {:?}",
+                self.what, e.0
+            ))
         })
     }
 }
