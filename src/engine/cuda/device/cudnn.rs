@@ -260,7 +260,8 @@ impl ConvPlan {
     /// # Safety
     /// All addresses are of memory of this card, of the sizes and alignments that shape, arithmetic and
     /// [`Self::workspace`] tell, alive until the stream has passed this call and in every replay of a graph that
-    /// captured it; nothing else writes to them meanwhile. The plan was made with this `cudnn`.
+    /// captured it; nothing else writes to them meanwhile, and y and the workspace overlap none of the others. The plan
+    /// was made with this `cudnn`.
     pub(crate) unsafe fn run(&self, cudnn: &Cudnn, at: &ConvBuffers) -> Result<(), EngineError> {
         let ran = self.pack(at).and_then(|pack| {
             let (plan, pack) = (self.plan.raw(), pack.raw());
