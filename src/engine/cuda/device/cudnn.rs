@@ -147,7 +147,7 @@ pub(crate) struct ConvPlan {
 impl ConvPlan {
     /// Up to `max` plans, of as many engines as there are, roughly from the one that cuDNN expects to be fastest.
     ///
-    /// `fused`, or the bare convolution without bias, residual and ReLU. Some ask for gigabytes of workspace: see
+    /// `fused`, or the bare convolution without bias, residual and ReLU. Some ask for half a gigabyte of workspace: see
     /// [`Self::workspace`]. Where cuDNN has to compile a kernel, a plan takes half a second of a core.
     ///
     /// # Errors

@@ -38,7 +38,7 @@ impl CublasLt {
         Ok(Self { handle, stream })
     }
 
-    /// As in 130002 for 13.0.2.
+    /// As in 130100 for 13.1.0.
     pub(crate) fn version() -> usize {
         // SAFETY: takes nothing and touches nothing.
         unsafe { sys::cublasLtGetVersion() }
