@@ -20,7 +20,7 @@ use sys::cudnnBackendNumericalNote_t as Numerical;
 
 use self::choice::Choice;
 use self::descriptor::{Address, Attribute, Descriptor, Handle, Kind, Knob, Note, check};
-use self::graph::Graph;
+use self::graph::{Graph, Proposal};
 use super::math::Math;
 use crate::engine::EngineError;
 
@@ -147,7 +147,8 @@ pub(crate) struct ConvPlan {
 impl ConvPlan {
     /// Up to `max` plans, of as many engines as there are, roughly from the one that cuDNN expects to be fastest.
     ///
-    /// `fused`, or the bare convolution without bias, residual and ReLU.
+    /// `fused`, or the bare convolution without bias, residual and ReLU. Some ask for half a gigabyte of workspace: see
+    /// [`Self::workspace`]. Where cuDNN has to compile a kernel, a plan takes half a second of a core.
     ///
     /// # Errors
     /// When there is none: cuDNN's reason of the last refusal.
@@ -161,42 +162,18 @@ impl ConvPlan {
         let graph = Graph::new(Handle(cudnn.handle), shape, math, fused);
         let graph = graph.map_err(|e| about(shape, math, &e))?;
         let mut refusal = None;
-        let mut choices = Vec::new();
-        let mut add = |proposals: Result<Vec<graph::Proposal>, EngineError>| match proposals {
-            Ok(proposals) => {
-                let fit = proposals.into_iter().filter(|of| allowed(&of.notes, math));
-                choices.extend(fit.map(|of| of.choice));
-                choices.len()
-            }
-            Err(error) => {
-                refusal = Some(about(shape, math, &error));
-                choices.len()
-            }
-        };
-        let mut found = 0;
-        for mode in [Heuristics::CUDNN_HEUR_MODE_A, Heuristics::CUDNN_HEUR_MODE_B] {
-            found = add(graph.proposals(mode));
-        }
-        if math == Math::F32 {
-            // the heuristics speak for tensor cores: hardly a proposal is left
-            found = add(graph.engines());
-        }
-        // slow to make, being compiled, and slow to run; but where pixels are not dense the others copy them first
-        if found == 0 || !shape.is_dense() {
-            add(graph.proposals(Heuristics::CUDNN_HEUR_MODE_FALLBACK));
-        }
         let mut plans = Vec::new();
-        for choice in choice::spread(choices) {
+        for choice in choices(&graph, shape, math, &mut refusal) {
             if plans.len() == max {
                 break;
             }
-            match Self::new(cudnn, shape, math, fused, choice) {
+            match Self::build(Handle(cudnn.handle), shape, math, fused, choice) {
                 Ok(plan) => plans.push(plan),
                 Err(error) => refusal = Some(error),
             }
         }
         match refusal {
-            Some(refusal) if plans.is_empty() => Err(refusal),
+            Some(refusal) if plans.is_empty() => Err(about(shape, math, &refusal)),
             None if plans.is_empty() => Err(EngineError::Device(format!(
                 "cuDNN has no engine for {shape}, {}",
                 math.name()
@@ -216,20 +193,8 @@ impl ConvPlan {
         fused: bool,
         name: &str,
     ) -> Result<Self, EngineError> {
-        Self::new(cudnn, shape, math, fused, name.parse()?)
-    }
-
-    fn new(
-        cudnn: &Cudnn,
-        shape: &ConvShape,
-        math: Math,
-        fused: bool,
-        choice: Choice,
-    ) -> Result<Self, EngineError> {
-        let what = format!("{shape}, {}, {choice}", math.name());
-        let plan = Self::build(Handle(cudnn.handle), shape, math, fused, choice);
-        let plan = plan.map_err(|e| EngineError::Device(format!("{what}: {e}")))?;
-        Ok(Self { what, ..plan })
+        let plan = Self::build(Handle(cudnn.handle), shape, math, fused, name.parse()?);
+        plan.map_err(|e| EngineError::Device(format!("{name}: {}", about(shape, math, &e))))
     }
 
     fn build(
@@ -268,10 +233,10 @@ impl ConvPlan {
             _knobs: knobs,
             _engine: engine,
             _graph: graph,
-            choice,
             workspace: usize::try_from(workspace).unwrap_or(0),
             fused,
-            what: String::new(),
+            what: format!("{shape}, {}, {choice}", math.name()),
+            choice,
             residual: fused && shape.residual_pitch.is_some(),
         })
     }
@@ -295,7 +260,8 @@ impl ConvPlan {
     /// # Safety
     /// All addresses are of memory of this card, of the sizes and alignments that shape, arithmetic and
     /// [`Self::workspace`] tell, alive until the stream has passed this call and in every replay of a graph that
-    /// captured it; nothing else writes to them meanwhile. The plan was made with this `cudnn`.
+    /// captured it; nothing else writes to them meanwhile, and y and the workspace overlap none of the others. The plan
+    /// was made with this `cudnn`.
     pub(crate) unsafe fn run(&self, cudnn: &Cudnn, at: &ConvBuffers) -> Result<(), EngineError> {
         let ran = self.pack(at).and_then(|pack| {
             let (plan, pack) = (self.plan.raw(), pack.raw());
@@ -329,6 +295,33 @@ impl ConvPlan {
             of.set(Attribute::CUDNN_ATTR_VARIANT_PACK_WORKSPACE, &workspace)
         })
     }
+}
+
+/// What is worth measuring, the likely first; what could not be asked for is left in `refusal`.
+fn choices(
+    graph: &Graph,
+    shape: &ConvShape,
+    math: Math,
+    refusal: &mut Option<EngineError>,
+) -> Vec<Choice> {
+    let mut of = |proposals: Result<Vec<Proposal>, EngineError>| -> Vec<Choice> {
+        let proposals = proposals.unwrap_or_else(|error| {
+            *refusal = Some(error);
+            Vec::new()
+        });
+        let fit = proposals.into_iter().filter(|of| allowed(&of.notes, math));
+        fit.map(|of| of.choice).collect()
+    };
+    let mut choices = of(graph.proposals(Heuristics::CUDNN_HEUR_MODE_A));
+    if math == Math::F32 {
+        // the heuristics speak for tensor cores: hardly a proposal is left
+        choices.extend(of(graph.engines()));
+    }
+    // compiled kernels and slow ones; but where pixels are not dense the others copy them first
+    if choices.is_empty() || !shape.is_dense() {
+        choices.extend(of(graph.proposals(Heuristics::CUDNN_HEUR_MODE_FALLBACK)));
+    }
+    choice::spread(choices)
 }
 
 /// Whether an engine computes as `math` promises, and the same bits every time.

@@ -38,7 +38,7 @@ impl CublasLt {
         Ok(Self { handle, stream })
     }
 
-    /// As in 130002 for 13.0.2.
+    /// As in 130100 for 13.1.0.
     pub(crate) fn version() -> usize {
         // SAFETY: takes nothing and touches nothing.
         unsafe { sys::cublasLtGetVersion() }
@@ -201,7 +201,7 @@ impl MatmulPlan {
     /// # Safety
     /// All addresses are of memory of this card, of the sizes and alignments that shape, arithmetic and
     /// [`Self::workspace`] tell, alive until the stream has passed this call and in every replay of a graph that
-    /// captured it; nothing else writes to them meanwhile.
+    /// captured it; nothing else writes to them meanwhile, and y and the workspace overlap none of the others.
     pub(crate) unsafe fn run(&self, lt: &CublasLt, at: &MatmulBuffers) -> Result<(), EngineError> {
         // without a residual the output stands in its place, and is not read
         let (beta, residual) = match (self.residual, at.residual) {
@@ -243,7 +243,10 @@ impl MatmulPlan {
             )
         };
         ran.map_err(|e| {
-            EngineError::Device(format!("{}: cublasLtMatmul failed with {e}", self.what))
+            EngineError::Device(format!(
+                "{}: cublasLtMatmul failed with {:?}",
+                self.what, e.0
+            ))
         })
     }
 }

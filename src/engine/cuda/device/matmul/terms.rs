@@ -190,7 +190,8 @@ impl Operation {
             unsafe { result::set_matmul_desc_attribute(self.0, name, from, mem::size_of::<T>()) };
         set.map_err(|e| {
             EngineError::Device(format!(
-                "cublasLtMatmulDescSetAttribute({name:?}) failed with {e}"
+                "cublasLtMatmulDescSetAttribute({name:?}) failed with {:?}",
+                e.0
             ))
         })
     }
@@ -223,7 +224,8 @@ impl Preference {
             unsafe { result::set_matmul_pref_attribute(self.0, name, from, mem::size_of::<T>()) };
         set.map_err(|e| {
             EngineError::Device(format!(
-                "cublasLtMatmulPreferenceSetAttribute({name:?}) failed with {e}"
+                "cublasLtMatmulPreferenceSetAttribute({name:?}) failed with {:?}",
+                e.0
             ))
         })
     }
@@ -237,5 +239,5 @@ impl Drop for Preference {
 }
 
 pub(super) fn failed(call: &'static str) -> impl Fn(result::CublasError) -> EngineError {
-    move |error| EngineError::Device(format!("{call} failed with {error}"))
+    move |error| EngineError::Device(format!("{call} failed with {:?}", error.0))
 }
