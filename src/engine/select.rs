@@ -91,11 +91,11 @@ impl EngineOptions {
         }
     }
 
-    /// Whether one device is asked for, so that what measures or traces one can refuse more.
+    /// Whether one device is asked for: what measures one refuses more.
     ///
     /// # Errors
     /// When there are several, or there may be.
-    fn check_one(&self) -> Result<(), EngineError> {
+    pub fn check_one(&self) -> Result<(), EngineError> {
         match &self.device {
             DeviceChoice::CudaAll => Err(several()),
             DeviceChoice::Cuda(indices) if indices.len() > 1 => Err(several()),

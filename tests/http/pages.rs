@@ -133,14 +133,13 @@ async fn a_model_without_a_device_turns_readiness_off_until_it_is_loaded_anew() 
     let get = |path: &str| client.get(server.url(path));
     server.classifier.load_model(colours("other").0).unwrap();
     assert_eq!(send(get("/readyz")).await.0, 200);
-    server.engine.lose();
     let ask = |model: &str| {
-        let path = format!("/classify?model={model}");
-        client.post(server.url(&path)).body(png(RED))
+        let url = server.url(&format!("/classify?model={model}"));
+        client.post(url).body(png(RED))
     };
+    server.engine.lose();
     for _ in 0..2 {
-        let answer = refused(ask("m"));
-        assert_eq!(answer.await, (503, "unavailable".into()));
+        assert_eq!(refused(ask("m")).await, (503, "unavailable".into()));
     }
     let (status, body) = send(get("/readyz")).await;
     assert_eq!(status, 503);
@@ -154,7 +153,7 @@ async fn a_model_without_a_device_turns_readiness_off_until_it_is_loaded_anew() 
     assert_eq!(send(ask("other")).await.0, 200);
     server.classifier.load_model(colours("m").0).unwrap();
     assert_eq!(send(get("/readyz")).await.0, 200);
-    assert_eq!(send(classify(&server).body(png(RED))).await.0, 200);
+    assert_eq!(send(ask("m")).await.0, 200);
 }
 
 #[tokio::test]

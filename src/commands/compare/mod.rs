@@ -122,6 +122,7 @@ fn measured(args: &CompareArgs) -> Result<Comparison> {
     let architectures = choose(families::all().collect(), |a| a.name, &args.names)?;
     let pool = super::threads::pool(args.engine.threads())?;
     let options = args.engine.options(&pool);
+    options.check_one()?;
     let accuracies = Accuracies::new(&args.engine.repository(&pool))?;
     let bar = ProgressBar::new(architectures.len() as u64).with_style(style()?);
     let mut models = Vec::with_capacity(architectures.len());
