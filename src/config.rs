@@ -106,18 +106,21 @@ pub struct EngineArgs {
     /// Where models run: auto, cpu, cuda, cuda:N, several GPUs as in cuda:0,cuda:1, or cuda:all
     #[arg(long, env = "RESNETD_DEVICE", default_value = "auto")]
     device: DeviceChoice,
-    /// What computes: candle, fused (CPU only), or auto for the fused engine on a CPU and candle on a GPU
+    /// What computes: candle, fused, or auto for the fused engine on a CPU and candle on a GPU
     #[arg(long, env = "RESNETD_ENGINE", default_value = "auto")]
     engine: EngineChoice,
     /// Widest instruction set of the fused engine: amx, avx512, avx2 or portable [default: the widest the CPU has]
     #[arg(long, env = "RESNETD_MAX_ISA", value_name = "ISA")]
     max_isa: Option<Isa>,
-    /// Arithmetic of the forward pass: f32, or bf16 on CPUs with AVX512_BF16 or AMX
+    /// Arithmetic of the fused engine: f32; bf16 on CPUs with AVX512_BF16 or AMX and on GPUs; tf32 or f16 on GPUs
     #[arg(long, env = "RESNETD_PRECISION", default_value = "f32")]
     precision: Precision,
     /// CPU threads for decoding and layers [default: the cores this process may use]
     #[arg(long, env = "RESNETD_THREADS")]
     threads: Option<NonZeroUsize>,
+    /// Folder that keeps which algorithms the fused engine found to be the fastest on a GPU [default: resnetd in the user's cache folder]
+    #[arg(long, env = "RESNETD_CUDA_CACHE", value_name = "DIR")]
+    cuda_cache: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -288,6 +291,10 @@ impl EngineArgs {
             engine: self.engine,
             max_isa: self.max_isa,
             pool: Some(Arc::clone(pool)),
+            cuda_cache: self
+                .cuda_cache
+                .clone()
+                .or_else(|| Some(cache_folder()?.join("resnetd"))),
         }
     }
 
@@ -376,12 +383,21 @@ fn default_server() -> server::Config {
     server::Config::default()
 }
 
+/// An environment variable that is not empty.
+fn set(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Where the user's programs keep what they can do without.
+fn cache_folder() -> Option<PathBuf> {
+    let folder = set("XDG_CACHE_HOME").map(PathBuf::from);
+    folder.or_else(|| Some(std::env::home_dir()?.join(".cache")))
+}
+
 /// The Hugging Face hub's own environment variables.
 fn hub() -> HubConfig {
-    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let path = |name: &str| set(name).map(PathBuf::from);
-    let cache = path("XDG_CACHE_HOME").or_else(|| Some(std::env::home_dir()?.join(".cache")));
-    let home = path("HF_HOME").or_else(|| Some(cache?.join("huggingface")));
+    let home = path("HF_HOME").or_else(|| Some(cache_folder()?.join("huggingface")));
     let token_file = path("HF_TOKEN_PATH").or_else(|| Some(home.as_ref()?.join("token")));
     let token = set("HF_TOKEN").or_else(|| std::fs::read_to_string(token_file?).ok());
     HubConfig {

@@ -1,5 +1,6 @@
 //! Chooses engines and devices from the options and what the build and the machine have.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use candle_core::Device;
@@ -28,6 +29,10 @@ pub enum DeviceChoice {
 pub enum Precision {
     #[default]
     F32,
+    /// Kept in f32, multiplied with 10 bits of mantissa; on a GPU.
+    Tf32,
+    /// Activations and weights in f16, sums in f32; on a GPU.
+    F16,
     /// Activations and weights in bf16, sums in f32; f32 where the CPU has no instructions for it.
     Bf16,
 }
@@ -35,7 +40,7 @@ pub enum Precision {
 /// `--engine`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum EngineChoice {
-    /// Fused on the CPU, candle on a GPU.
+    /// Fused on the CPU; candle on a GPU, where the fused engine has not been measured yet.
     #[default]
     Auto,
     Candle,
@@ -52,6 +57,8 @@ pub struct EngineOptions {
     pub max_isa: Option<Isa>,
     /// The threads of the fused engine; without them it runs on its caller's alone.
     pub pool: Option<Arc<Pool>>,
+    /// Folder that keeps which algorithms are the fastest on a GPU.
+    pub cuda_cache: Option<PathBuf>,
 }
 
 impl EngineOptions {
@@ -60,35 +67,27 @@ impl EngineOptions {
     /// # Errors
     /// What the build lacks.
     pub fn check(&self) -> Result<(), EngineError> {
-        match self.device {
-            DeviceChoice::Cuda(_) | DeviceChoice::CudaAll if self.engine == EngineChoice::Fused => {
-                Err(EngineError::Unavailable(
-                    "the fused engine runs on the CPU only; use --device cpu, or --engine candle"
-                        .into(),
-                ))
+        let cuda = matches!(self.device, DeviceChoice::Cuda(_) | DeviceChoice::CudaAll);
+        let candle = match self.engine {
+            EngineChoice::Auto => cuda,
+            choice => choice == EngineChoice::Candle,
+        };
+        let lacks = match self.precision {
+            _ if cuda && !candle_core::utils::cuda_is_available() => {
+                "this build has no CUDA; use --device cpu, or build with --features cuda,cudnn"
             }
-            DeviceChoice::Cuda(_) | DeviceChoice::CudaAll
-                if !candle_core::utils::cuda_is_available() =>
-            {
-                Err(EngineError::Unavailable(
-                    "this build has no CUDA; use --device cpu, or build with --features cuda,cudnn"
-                        .into(),
-                ))
+            _ if cuda && !candle && !cfg!(feature = "cudnn") => {
+                "this build has no cuDNN; use --engine candle, or build with --features cuda,cudnn"
             }
-            DeviceChoice::Cuda(_) | DeviceChoice::CudaAll if self.precision == Precision::Bf16 => {
-                Err(EngineError::Unavailable(
-                    "there is no bf16 on a GPU yet; use --precision f32, or --device cpu".into(),
-                ))
+            Precision::Tf32 | Precision::F16 | Precision::Bf16 if candle => {
+                "the candle engine computes in f32; use --engine fused, or --precision f32"
             }
-            DeviceChoice::Cpu | DeviceChoice::Auto
-                if self.precision == Precision::Bf16 && self.engine == EngineChoice::Candle =>
-            {
-                Err(EngineError::Unavailable(
-                    "the candle engine has no bf16; use --engine fused, or --precision f32".into(),
-                ))
+            Precision::Tf32 | Precision::F16 if !cuda => {
+                "tf32 and f16 are a GPU's; use --device cuda, or --precision bf16 or f32"
             }
-            _ => Ok(()),
-        }
+            _ => return Ok(()),
+        };
+        Err(EngineError::Unavailable(lacks.into()))
     }
 
     /// Whether one device is asked for: what measures one refuses more.
@@ -119,7 +118,18 @@ impl EngineOptions {
     }
 }
 
-/// Makes the engines for one graph: at least one, one for each device.
+/// Engines of one device that run side by side, so that one copies while another computes.
+#[cfg(feature = "cudnn")]
+const SLOTS: usize = 2;
+
+/// Where a model runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Cpu,
+    Cuda(usize),
+}
+
+/// Makes the engines for one graph: at least one for each device.
 ///
 /// # Errors
 /// When a device asked for is not there or refuses the model.
@@ -129,14 +139,14 @@ pub fn select(
     options: &EngineOptions,
 ) -> Result<Vec<Box<dyn Engine>>, EngineError> {
     options.check()?;
-    let mut devices = devices(options)?;
-    let last = devices.pop().ok_or_else(none)?;
-    let engines = devices
-        .into_iter()
-        .map(|device| engine(graph, parameters.clone(), device, options));
-    let mut engines = engines.collect::<Result<Vec<_>, _>>()?;
-    engines.push(engine(graph, parameters, last, options)?);
-    Ok(engines)
+    let mut places = places(options)?;
+    let last = places.pop().ok_or_else(none)?;
+    let mut all = Vec::new();
+    for place in places {
+        all.append(&mut engines(graph, parameters.clone(), place, options)?);
+    }
+    all.append(&mut engines(graph, parameters, last, options)?);
+    Ok(all)
 }
 
 /// Makes the engine for one graph, for work that is one device's.
@@ -162,60 +172,77 @@ fn several() -> EngineError {
 }
 
 /// The devices chosen, in the order of their naming.
-fn devices(options: &EngineOptions) -> Result<Vec<Device>, EngineError> {
+fn places(options: &EngineOptions) -> Result<Vec<Place>, EngineError> {
     Ok(match &options.device {
-        DeviceChoice::Cpu => vec![Device::Cpu],
-        DeviceChoice::Cuda(indices) => cudas(indices.iter().copied())?,
+        DeviceChoice::Cpu => vec![Place::Cpu],
+        DeviceChoice::Cuda(indices) => indices.iter().copied().map(Place::Cuda).collect(),
         DeviceChoice::CudaAll => match device_count()? {
             0 => return Err(EngineError::Unavailable(
                 "this machine has no GPU that CUDA sees; use --device cpu, or look at CUDA_VISIBLE_DEVICES".into(),
             )),
-            count => cudas(0..count)?,
+            count => (0..count).map(Place::Cuda).collect(),
         },
-        DeviceChoice::Auto if options.engine == EngineChoice::Fused => vec![Device::Cpu],
-        DeviceChoice::Auto if !candle_core::utils::cuda_is_available() => vec![Device::Cpu],
-        DeviceChoice::Auto => vec![cuda(0).unwrap_or_else(|error| {
-            tracing::warn!(%error, "no GPU answers; running on the CPU");
-            Device::Cpu
-        })],
+        // candle is what runs on a GPU unless the fused engine is asked for
+        DeviceChoice::Auto
+            if options.engine == EngineChoice::Fused || options.precision != Precision::F32 =>
+        {
+            vec![Place::Cpu]
+        }
+        DeviceChoice::Auto if !candle_core::utils::cuda_is_available() => vec![Place::Cpu],
+        DeviceChoice::Auto => match cuda(0) {
+            Ok(_) => vec![Place::Cuda(0)],
+            Err(error) => {
+                tracing::warn!(%error, "no GPU answers; running on the CPU");
+                vec![Place::Cpu]
+            }
+        },
     })
 }
 
-/// Makes the engine for one graph on one device.
-fn engine(
+/// Makes the engines for one graph on one device.
+fn engines(
     graph: &Arc<Graph>,
     parameters: Parameters,
-    device: Device,
+    place: Place,
     options: &EngineOptions,
-) -> Result<Box<dyn Engine>, EngineError> {
-    if !device.is_cpu() && options.precision == Precision::Bf16 {
-        tracing::warn!("there is no bf16 on a GPU yet; running in f32");
-    }
-    if device.is_cpu() && options.engine != EngineChoice::Candle {
-        let threads = options.pool.clone();
-        let engine = FusedEngine::new(graph, parameters, options.token(), threads)?;
-        return Ok(Box::new(engine));
-    }
+) -> Result<Vec<Box<dyn Engine>>, EngineError> {
+    let device = match (place, options.engine) {
+        (Place::Cpu, EngineChoice::Auto | EngineChoice::Fused) => {
+            let threads = options.pool.clone();
+            let engine = FusedEngine::new(graph, parameters, options.token(), threads)?;
+            return Ok(vec![Box::new(engine)]);
+        }
+        #[cfg(feature = "cudnn")]
+        (Place::Cuda(index), EngineChoice::Fused) => {
+            let target = super::cuda::Target {
+                index,
+                precision: options.precision,
+                slots: SLOTS,
+                records: options.cuda_cache.as_deref(),
+            };
+            let engines = super::cuda::CudaEngine::new(graph, parameters, &target)?;
+            let engines = engines.into_iter();
+            return Ok(engines.map(|e| Box::new(e) as Box<dyn Engine>).collect());
+        }
+        (Place::Cpu, EngineChoice::Candle) => Device::Cpu,
+        (Place::Cuda(index), _) => cuda(index)?,
+    };
     let info = EngineInfo {
         engine: "candle",
         precision: "f32",
         isa: isa(&device),
-        device: match device.location() {
-            candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
-            _ => "cpu".to_owned(),
+        device: match place {
+            Place::Cuda(index) => format!("cuda:{index}"),
+            Place::Cpu => "cpu".to_owned(),
         },
     };
-    Ok(Box::new(CandleEngine::new(
-        graph, parameters, device, info,
-    )?))
-}
-
-fn cudas(indices: impl Iterator<Item = usize>) -> Result<Vec<Device>, EngineError> {
-    indices.map(cuda).collect()
+    let engine = CandleEngine::new(graph, parameters, device, info)?;
+    Ok(vec![Box::new(engine)])
 }
 
 fn cuda(index: usize) -> Result<Device, EngineError> {
-    Device::new_cuda(index)
+    // a stream of its own: the default one is the calling thread's, and a model is loaded and run by different threads
+    Device::new_cuda_with_stream(index)
         .map_err(|e| EngineError::Unavailable(format!("GPU cuda:{index} does not answer: {e}")))
 }
 
@@ -297,14 +324,31 @@ impl std::str::FromStr for EngineChoice {
     }
 }
 
+impl Precision {
+    /// As it stands on the command line.
+    #[cfg(feature = "cudnn")]
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Tf32 => "tf32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
 impl std::str::FromStr for Precision {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "f32" => Ok(Self::F32),
+            "tf32" => Ok(Self::Tf32),
+            "f16" => Ok(Self::F16),
             "bf16" => Ok(Self::Bf16),
-            _ => Err(format!("{text:?} is not a precision; use f32 or bf16")),
+            _ => Err(format!(
+                "{text:?} is not a precision; use f32, bf16, or on a GPU tf32 or f16"
+            )),
         }
     }
 }

@@ -10,6 +10,9 @@ mod device;
 mod plan;
 mod records;
 
+#[cfg(feature = "cudnn")]
+pub(super) use device::{CudaEngine, Target};
+
 /// What a plan makes of a batch, in plain loops.
 #[cfg(test)]
 pub(super) use plan::tests::logits as plan_logits;

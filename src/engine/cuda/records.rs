@@ -34,14 +34,21 @@ pub(super) struct Machine {
     pub(super) card: String,
     pub(super) driver: i32,
     pub(super) cudnn: usize,
+    pub(super) cublas: usize,
 }
 
 impl Machine {
-    /// `NVIDIA-H100-80GB-HBM3-driver13000-cudnn92800.tsv`.
+    /// `NVIDIA-H100-80GB-HBM3-driver13000-cudnn92800-cublas130200.tsv`.
     fn file_name(&self) -> String {
         let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
         let card: String = self.card.chars().map(plain).collect();
-        format!("{card}-driver{}-cudnn{}.tsv", self.driver, self.cudnn)
+        let Self {
+            driver,
+            cudnn,
+            cublas,
+            ..
+        } = self;
+        format!("{card}-driver{driver}-cudnn{cudnn}-cublas{cublas}.tsv")
     }
 }
 
@@ -133,6 +140,7 @@ mod tests {
             card: "NVIDIA H100 80GB/HBM3".to_owned(),
             driver: 13000,
             cudnn,
+            cublas: 130_200,
         }
     }
 

@@ -3,12 +3,12 @@
 
 use super::cudnn::{ConvBuffers, ConvPlan};
 use super::launch::Operation;
-use super::math::Math;
 use super::matmul::{MatmulBuffers, MatmulPlan, MatmulShape};
 use super::memory::WORKSPACE;
 use super::model::{Conv, Layer};
 use super::slot::Slot;
 use crate::engine::EngineError;
+use crate::engine::Precision;
 use crate::engine::cuda::plan::Tensor;
 
 /// How many of each kind are measured.
@@ -189,7 +189,7 @@ impl Algorithm {
 
 impl Task<'_> {
     /// The layer in words, the same for all that are computed alike.
-    pub(super) fn key(&self, math: Math) -> String {
+    pub(super) fn key(&self, math: Precision) -> String {
         let Self { layer, conv, .. } = self;
         let tensor = |t: &Tensor| format!("{}/{}", t.shape, t.pitch);
         let Conv {

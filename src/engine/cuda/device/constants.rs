@@ -79,10 +79,6 @@ impl Packing {
         })
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
     /// # Errors
     /// When the card has no room for them.
     pub(super) fn upload(self, stream: &Arc<CudaStream>) -> Result<Constants, EngineError> {

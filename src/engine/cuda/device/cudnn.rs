@@ -21,8 +21,8 @@ use sys::cudnnBackendNumericalNote_t as Numerical;
 use self::choice::Choice;
 use self::descriptor::{Address, Attribute, Descriptor, Handle, Kind, Knob, Note, check};
 use self::graph::{Graph, Proposal};
-use super::math::Math;
 use crate::engine::EngineError;
+use crate::engine::Precision;
 
 /// The library on one stream. The thread that uses it must have the stream's context bound.
 #[derive(Debug)]
@@ -155,7 +155,7 @@ impl ConvPlan {
     pub(crate) fn candidates(
         cudnn: &Cudnn,
         shape: &ConvShape,
-        math: Math,
+        math: Precision,
         fused: bool,
         max: usize,
     ) -> Result<Vec<Self>, EngineError> {
@@ -189,7 +189,7 @@ impl ConvPlan {
     pub(crate) fn from_name(
         cudnn: &Cudnn,
         shape: &ConvShape,
-        math: Math,
+        math: Precision,
         fused: bool,
         name: &str,
     ) -> Result<Self, EngineError> {
@@ -200,7 +200,7 @@ impl ConvPlan {
     fn build(
         handle: Handle,
         shape: &ConvShape,
-        math: Math,
+        math: Precision,
         fused: bool,
         choice: Choice,
     ) -> Result<Self, EngineError> {
@@ -301,7 +301,7 @@ impl ConvPlan {
 fn choices(
     graph: &Graph,
     shape: &ConvShape,
-    math: Math,
+    math: Precision,
     refusal: &mut Option<EngineError>,
 ) -> Vec<Choice> {
     let mut of = |proposals: Result<Vec<Proposal>, EngineError>| -> Vec<Choice> {
@@ -313,7 +313,7 @@ fn choices(
         fit.map(|of| of.choice).collect()
     };
     let mut choices = of(graph.proposals(Heuristics::CUDNN_HEUR_MODE_A));
-    if math == Math::F32 {
+    if math == Precision::F32 {
         // the heuristics speak for tensor cores: hardly a proposal is left
         choices.extend(of(graph.engines()));
     }
@@ -325,23 +325,23 @@ fn choices(
 }
 
 /// Whether an engine computes as `math` promises, and the same bits every time.
-fn allowed(notes: &[Note], math: Math) -> bool {
+fn allowed(notes: &[Note], math: Precision) -> bool {
     let has = |note: Numerical| notes.iter().any(|has| has.0 == note as u32);
     let exact = !has(Numerical::CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC)
         && !has(Numerical::CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS)
         && !has(Numerical::CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION);
     exact
         && match math {
-            Math::F32 => !has(Numerical::CUDNN_NUMERICAL_NOTE_TENSOR_CORE),
-            Math::Tf32 => true,
+            Precision::F32 => !has(Numerical::CUDNN_NUMERICAL_NOTE_TENSOR_CORE),
+            Precision::Tf32 => true,
             // both transform the input, whose transforms would be rounded to 16 bits
-            Math::F16 | Math::Bf16 => {
+            Precision::F16 | Precision::Bf16 => {
                 !has(Numerical::CUDNN_NUMERICAL_NOTE_WINOGRAD)
                     && !has(Numerical::CUDNN_NUMERICAL_NOTE_FFT)
             }
         }
 }
 
-fn about(shape: &ConvShape, math: Math, error: &EngineError) -> EngineError {
+fn about(shape: &ConvShape, math: Precision, error: &EngineError) -> EngineError {
     EngineError::Device(format!("{shape}, {}: {error}", math.name()))
 }

@@ -10,13 +10,15 @@ use super::algorithm::Algorithm;
 use super::cudnn::Cudnn;
 use super::driver::Context;
 use super::launch::{Pixels, Planes};
-use super::math::Math;
+use super::matmul::CublasLt;
 use super::model::{LayerOp, Model};
 use super::slot::Slot;
 use super::tune;
 use crate::engine::cuda::buckets;
 use crate::engine::cuda::records::{Machine, Records};
-use crate::engine::{Engine, EngineError, EngineInfo, Image, LayerProfile, Normalization, gather};
+use crate::engine::{
+    Engine, EngineError, EngineInfo, Image, LayerProfile, Normalization, Precision, gather,
+};
 use crate::ir::Graph;
 use crate::weights::Parameters;
 
@@ -31,6 +33,18 @@ pub(crate) struct CudaEngine {
     info: EngineInfo,
     /// The normalization whose table is on the card.
     table: Option<Normalization>,
+}
+
+/// Where and how a network is to run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target<'a> {
+    /// Of the GPU, as CUDA counts.
+    pub(crate) index: usize,
+    pub(crate) precision: Precision,
+    /// Engines side by side.
+    pub(crate) slots: usize,
+    /// The folder that keeps what was measured.
+    pub(crate) records: Option<&'a Path>,
 }
 
 /// The network at one batch size.
@@ -61,20 +75,16 @@ impl std::fmt::Debug for Captured {
 }
 
 impl CudaEngine {
-    /// Moves a network to GPU `index`, and makes `slots` engines that run it there side by side.
-    ///
-    /// `records` is the folder that keeps what was measured.
+    /// Moves a network to a GPU and makes the engines that run it there side by side.
     ///
     /// # Errors
     /// When the GPU does not answer or has no room, or the network does not fit the arithmetic.
     pub(crate) fn new(
         graph: &Graph,
         parameters: Parameters,
-        math: Math,
-        index: usize,
-        slots: usize,
-        records: Option<&Path>,
+        target: &Target<'_>,
     ) -> Result<Vec<Self>, EngineError> {
+        let (index, math) = (target.index, target.precision);
         let what = || format!("GPU cuda:{index} does not answer");
         let context = CudaContext::new(index).context(what)?;
         // SAFETY: every allocation of this context is used on the stream that it was made on, but for the constants,
@@ -87,9 +97,10 @@ impl CudaEngine {
             card: context.name().context(what)?,
             driver: driver_version()?,
             cudnn: Cudnn::version(),
+            cublas: CublasLt::version(),
         };
         let stream = context.new_stream().context(what)?;
-        let records = Records::open(records, &machine);
+        let records = Records::open(target.records, &machine);
         let model = Arc::new(Model::new(graph, parameters, math, &stream, records)?);
         let info = EngineInfo {
             engine: "fused",
@@ -97,7 +108,7 @@ impl CudaEngine {
             isa: "cuda",
             device: format!("cuda:{index}"),
         };
-        (0..slots)
+        (0..target.slots)
             .map(|slot| {
                 let stream = match slot {
                     0 => Arc::clone(&stream),

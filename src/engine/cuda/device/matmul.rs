@@ -15,8 +15,8 @@ use cudarc::driver::CudaStream;
 use sys::cublasLtMatmulDescAttributes_t as Attribute;
 
 use self::terms::{Terms, failed};
-use super::math::Math;
 use crate::engine::EngineError;
+use crate::engine::Precision;
 
 /// The library on one stream. The thread that uses it must have the stream's context bound.
 #[derive(Debug)]
@@ -122,7 +122,7 @@ impl MatmulPlan {
     pub(crate) fn candidates(
         lt: &CublasLt,
         shape: &MatmulShape,
-        math: Math,
+        math: Precision,
         max: usize,
     ) -> Result<Vec<Self>, EngineError> {
         let terms = Terms::new(shape, math).map_err(|e| about(shape, math, &e))?;
@@ -153,7 +153,7 @@ impl MatmulPlan {
     pub(crate) fn from_name(
         lt: &CublasLt,
         shape: &MatmulShape,
-        math: Math,
+        math: Precision,
         name: &str,
     ) -> Result<Self, EngineError> {
         let data = parse(name).ok_or_else(|| {
@@ -167,7 +167,7 @@ impl MatmulPlan {
     fn new(
         lt: &CublasLt,
         shape: &MatmulShape,
-        math: Math,
+        math: Precision,
         algorithm: sys::cublasLtMatmulAlgo_t,
     ) -> Result<Self, EngineError> {
         let terms = Terms::new(shape, math).map_err(|e| about(shape, math, &e))?;
@@ -270,7 +270,7 @@ fn parse(name: &str) -> Option<[u64; 8]> {
     Some(data)
 }
 
-fn about(shape: &MatmulShape, math: Math, error: &EngineError) -> EngineError {
+fn about(shape: &MatmulShape, math: Precision, error: &EngineError) -> EngineError {
     EngineError::Device(format!("{shape}, {}: {error}", math.name()))
 }
 

@@ -11,12 +11,10 @@ mod driver;
 mod engine;
 mod kernels;
 mod launch;
-mod math;
 mod matmul;
 mod memory;
 mod model;
 mod slot;
 mod tune;
 
-pub(crate) use engine::CudaEngine;
-pub(crate) use math::Math;
+pub(crate) use engine::{CudaEngine, Target};

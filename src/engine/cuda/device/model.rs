@@ -9,8 +9,8 @@ use super::constants::{Constant, Constants, Packing};
 use super::cudnn::ConvShape;
 use super::kernels::{self, Kernels};
 use super::launch::{Element, Reduce};
-use super::math::Math;
 use crate::engine::EngineError;
+use crate::engine::Precision;
 use crate::engine::cuda::plan::{self, Logits, Plan, Step, StepOp, Tensor};
 use crate::engine::cuda::records::Records;
 use crate::ir::{Graph, Shape};
@@ -19,7 +19,7 @@ use crate::weights::Parameters;
 
 #[derive(Debug)]
 pub(super) struct Model {
-    pub(super) math: Math,
+    pub(super) math: Precision,
     pub(super) input: Shape,
     pub(super) classes: usize,
     /// Where the image is laid.
@@ -86,7 +86,7 @@ pub(super) enum Operation {
     Relu,
 }
 
-impl Math {
+impl Precision {
     /// How activations and weights are stored.
     pub(super) fn element(self) -> Element {
         match self {
@@ -110,7 +110,7 @@ impl Model {
     pub(super) fn new(
         graph: &Graph,
         parameters: Parameters,
-        math: Math,
+        math: Precision,
         stream: &Arc<CudaStream>,
         records: Records,
     ) -> Result<Self, EngineError> {
@@ -174,7 +174,7 @@ impl Layer {
     }
 }
 
-fn layer(step: Step, math: Math, packing: &mut Packing) -> Result<Layer, EngineError> {
+fn layer(step: Step, math: Precision, packing: &mut Packing) -> Result<Layer, EngineError> {
     let Step {
         name,
         input,

@@ -7,11 +7,11 @@
 use cudarc::cudnn::sys;
 use sys::cudnnPointwiseMode_t as Mode;
 
-use super::super::math::Math;
 use super::ConvShape;
 use super::choice::Choice;
 use super::descriptor::{Attribute, Descriptor, Handle, Kind, Knob, Link, Note};
 use crate::engine::EngineError;
+use crate::engine::Precision;
 
 /// Names of the tensors that have addresses; those between have numbers from `BETWEEN` on.
 pub(super) const X: i64 = 1;
@@ -48,7 +48,7 @@ impl Graph {
     pub(super) fn new(
         handle: Handle,
         shape: &ConvShape,
-        math: Math,
+        math: Precision,
         fused: bool,
     ) -> Result<Self, EngineError> {
         let mut parts = Parts::new(shape, math);
@@ -153,13 +153,13 @@ struct Parts {
 }
 
 impl Parts {
-    fn new(shape: &ConvShape, math: Math) -> Self {
+    fn new(shape: &ConvShape, math: Precision) -> Self {
         Self {
             kept: Vec::new(),
             element: match math {
-                Math::F32 | Math::Tf32 => FLOAT,
-                Math::F16 => sys::cudnnDataType_t::CUDNN_DATA_HALF,
-                Math::Bf16 => sys::cudnnDataType_t::CUDNN_DATA_BFLOAT16,
+                Precision::F32 | Precision::Tf32 => FLOAT,
+                Precision::F16 => sys::cudnnDataType_t::CUDNN_DATA_HALF,
+                Precision::Bf16 => sys::cudnnDataType_t::CUDNN_DATA_BFLOAT16,
             },
             alignment: shape.alignment,
             between: BETWEEN,

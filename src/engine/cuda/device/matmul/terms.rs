@@ -6,9 +6,9 @@ use cudarc::cublaslt::{result, sys};
 use sys::cublasLtMatmulDescAttributes_t as Attribute;
 use sys::cublasLtMatmulPreferenceAttributes_t as Wish;
 
-use super::super::math::Math;
 use super::{CublasLt, MatmulShape};
 use crate::engine::EngineError;
+use crate::engine::Precision;
 
 /// Bytes that an algorithm may ask for, as NVIDIA recommends for Hopper.
 const MAX_WORKSPACE: u64 = 32 << 20;
@@ -31,19 +31,19 @@ pub(super) struct Terms {
 }
 
 impl Terms {
-    pub(super) fn new(shape: &MatmulShape, math: Math) -> Result<Self, EngineError> {
+    pub(super) fn new(shape: &MatmulShape, math: Precision) -> Result<Self, EngineError> {
         let f32_type = sys::cudaDataType_t::CUDA_R_32F;
         let (input, compute) = match math {
-            Math::F32 => (f32_type, sys::cublasComputeType_t::CUBLAS_COMPUTE_32F),
-            Math::Tf32 => (
+            Precision::F32 => (f32_type, sys::cublasComputeType_t::CUBLAS_COMPUTE_32F),
+            Precision::Tf32 => (
                 f32_type,
                 sys::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
             ),
-            Math::F16 => (
+            Precision::F16 => (
                 sys::cudaDataType_t::CUDA_R_16F,
                 sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
             ),
-            Math::Bf16 => (
+            Precision::Bf16 => (
                 sys::cudaDataType_t::CUDA_R_16BF,
                 sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
             ),
