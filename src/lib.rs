@@ -11,7 +11,7 @@
 //! `config`. tests/layering.rs reads every `crate::` path and holds this.
 //!
 //! What never happens: decoding or a forward pass on the async runtime's workers; an unwrap on anything a request, a
-//! file or a peer can influence; `unsafe` outside `kernels` and a memory map.
+//! file or a peer can influence; `unsafe` outside `kernels`, a memory map and the calls into CUDA's libraries (`engine::cuda`).
 
 #![deny(unsafe_code)]
 #![warn(missing_debug_implementations, rust_2018_idioms, unreachable_pub)]

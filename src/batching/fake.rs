@@ -25,6 +25,8 @@ pub(crate) struct Fake {
     record: Arc<Record>,
     logits: fn(&[f32], &mut [f32]),
     pub(crate) buckets: Vec<usize>,
+    /// Pads each batch up to one of its buckets.
+    pub(crate) pads: bool,
     /// Closes when the engine is dropped.
     _alive: Sender<()>,
 }
@@ -76,6 +78,7 @@ impl Fake {
             record: Arc::clone(&record),
             logits,
             buckets: vec![1],
+            pads: false,
             _alive,
         };
         let remote = Remote {
@@ -158,6 +161,11 @@ impl Engine for Fake {
     fn prepare(&mut self, max_batch: usize) -> Result<Vec<usize>, EngineError> {
         let buckets = self.buckets.iter().copied();
         Ok(buckets.filter(|&from| from <= max_batch).collect())
+    }
+
+    fn bucket(&self, batch: usize) -> Option<usize> {
+        let mut buckets = self.buckets.iter().copied();
+        buckets.find(|&bucket| self.pads && bucket >= batch)
     }
 
     fn forward(

@@ -196,6 +196,9 @@ impl Batcher {
                 let device = &engine.info().device;
                 std::io::Error::other(format!("there are no series for the device {device}"))
             })?;
+            for bucket in (1..=config.max_batch).filter_map(|batch| engine.bucket(batch)) {
+                device.replays.announce(bucket);
+            }
             let worker = Worker {
                 number,
                 model: setup.model.to_owned(),

@@ -143,6 +143,9 @@ impl Worker {
         let answering = Instant::now();
         self.device.inference.observe(inference.as_secs_f64());
         self.device.batch_size.observe(images as f64);
+        if let Some(bucket) = self.engine.bucket(images) {
+            self.device.replays.count(bucket, images);
+        }
         let output = |(entry, logits): (&Entry, &[f32])| {
             let queued = times.started.saturating_duration_since(entry.submitted);
             self.device.stage_queue.observe(queued.as_secs_f64());

@@ -1,6 +1,6 @@
 //! The candle engine: the graph interpreted one node at a time, in f32.
 //!
-//! It is the reference every other engine is held to, and what runs on CUDA. Nothing is folded or fused; an activation
+//! It is the reference every other engine is held to, and what runs on a GPU unless the fused engine is asked for. Nothing is folded or fused; an activation
 //! is freed after its last use.
 
 use std::sync::Arc;
@@ -118,7 +118,14 @@ impl Engine for CandleEngine {
         logits: &mut [f32],
     ) -> Result<(), EngineError> {
         super::check_lengths(&self.graph, batch, input, logits)?;
-        logits.copy_from_slice(&self.run(batch, input)?);
+        match self.run(batch, input) {
+            Ok(values) => logits.copy_from_slice(&values),
+            // after an error for good a GPU does not even wait any more
+            Err(EngineError::Device(reason)) if self.device.synchronize().is_err() => {
+                return Err(EngineError::Lost(reason));
+            }
+            Err(error) => return Err(error),
+        }
         Ok(())
     }
 }

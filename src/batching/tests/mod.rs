@@ -408,6 +408,22 @@ fn a_worker_that_is_gone_leaves_nobody_waiting() {
 }
 
 #[test]
+fn padding_is_counted_where_an_engine_pads() {
+    let (mut engine, mut remote) = Fake::gated(sum_and_difference);
+    (engine.buckets, engine.pads) = (vec![1, 4, 8], true);
+    let house = House::new(vec![engine], config(8, HOUR, 8));
+    let first = house.send(1.0);
+    assert_eq!(remote.arrival(), 1);
+    let others = [2.0, 3.0].map(|value| house.send(value));
+    remote.open();
+    assert!(wait(first).is_ok());
+    assert!(others.into_iter().all(|answer| wait(answer).is_ok()));
+    let replays = &house.device("cpu").replays;
+    assert_eq!(replays.replayed(), [(1, 1), (4, 1), (8, 0)]);
+    assert_eq!(replays.padding(), 2);
+}
+
+#[test]
 fn the_warm_up_runs_every_bucket_that_batches_reach() {
     let (mut engine, remote) = Fake::gated(sum_and_difference);
     engine.buckets = vec![1, 4, 8, 9];

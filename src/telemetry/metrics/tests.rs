@@ -1,5 +1,6 @@
 //! What a scrape shows.
 
+use super::families::{BATCH_EDGES, LATENCY_EDGES};
 use super::*;
 
 const CODES: [&str; 3] = ["queue_full", "internal", "cancelled"];
@@ -250,6 +251,30 @@ fn loads_are_counted_by_their_result_until_the_model_is_forgotten() {
     assert_eq!((of("b", "ok"), of("b", "failed")), (Some(1.0), Some(0.0)));
     metrics.remove_loads("a");
     metrics.remove_loads("b");
+    assert_eq!(series(&metrics.render()), before);
+}
+
+#[test]
+fn replays_are_counted_by_bucket_where_an_engine_has_any() {
+    let metrics = Metrics::new(&CODES);
+    let before = series(&metrics.render());
+    let model = metrics.model(&labels("a"));
+    assert!(!metrics.render().contains("resnetd_graph_replays_total{"));
+    let device = model.device("cpu").unwrap();
+    [4, 8].map(|bucket| device.replays.announce(bucket));
+    device.replays.count(8, 5);
+    device.replays.count(8, 8);
+    let text = metrics.render();
+    let replays = |bucket: &str| {
+        let bucket = format!("bucket=\"{bucket}\"");
+        sample(&text, "resnetd_graph_replays_total", &[OF_A, &bucket])
+    };
+    assert_eq!((replays("4"), replays("8")), (Some(0.0), Some(2.0)));
+    assert_eq!(
+        sample(&text, "resnetd_padding_images_total", &[OF_A]),
+        Some(3.0)
+    );
+    metrics.remove_model(&labels("a"));
     assert_eq!(series(&metrics.render()), before);
 }
 
