@@ -3,6 +3,8 @@
 //! Series are made when a model is registered, so that each exists at zero from start-up, and the hot path holds handles
 //! and looks up no labels. Label values come from the operator's configuration and from constants, never from requests.
 
+#[cfg(any(test, feature = "cuda"))]
+use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -235,6 +237,23 @@ impl Metrics {
                 tracing::error!(%error, "the metrics cannot be written");
                 String::new()
             })
+    }
+
+    /// Shows what another collector knows beside the rest.
+    #[cfg(any(test, feature = "cuda"))]
+    pub(super) fn register(&self, collector: impl Collector + 'static) {
+        self.registry
+            .register(Box::new(collector))
+            .expect("no two collectors have a metric's name");
+    }
+
+    /// The GPUs that models run on, each once: `cuda:0`.
+    #[cfg(any(test, feature = "cuda"))]
+    pub(super) fn gpus(&self) -> BTreeSet<String> {
+        let models = self.models();
+        let devices = models.keys().flat_map(|labels| labels.device.split(','));
+        let gpus = devices.filter(|device| device.starts_with("cuda:"));
+        gpus.map(str::to_owned).collect()
     }
 
     fn models(&self) -> MutexGuard<'_, HashMap<ModelLabels, Registered>> {
