@@ -55,7 +55,7 @@ def on_card(log, batch):
             event = json.loads(line)
         except ValueError:
             continue
-        if event.get("message") == "captured" and event.get("batch") == batch:
+        if isinstance(event, dict) and event.get("message") == "captured" and event.get("batch") == batch:
             return event["milliseconds"] / 1e3
     return None
 

@@ -10,7 +10,7 @@ in pinned memory already, resnetd copies them there first); `alone` is the forwa
 batch, of the fused engine what it logs of its graph. A ratio is the median over rounds of fused / best PyTorch of the round.
 A run whose logits are further than 1e-2 (relative, L2) from PyTorch's in f32, or that ran as something else, counts 0.
 
-Rows are kept in --results and not measured again, so that a long list can be done in pieces of --minutes.
+Rows are kept in --results and not measured again unless a contender is missing, so that a long list can be done in pieces of --minutes.
 """
 
 import argparse
@@ -223,7 +223,7 @@ def main():
     wanted = [(name, int(batch)) for batch in options.batches.split(",") for name in options.models.split(",")]
     for name, batch in wanted:
         key = (name, batch, options.precision)
-        if key in rows and not options.again:
+        if not options.again and all(contender in rows.get(key, {}) for contender in options.contenders.split(",")):
             continue
         if time.monotonic() > end:
             print(f"--minutes are over: {name} at {batch} and what follows is left", flush=True)

@@ -1,5 +1,9 @@
-"""The PyTorch peers of compare.py: a torchvision network under a captured CUDA graph, and under torch.compile."""
+"""The PyTorch peers of compare.py: a torchvision network under a captured CUDA graph, and under torch.compile.
 
+As a program it writes the random weights of a network: peers.py resnet50 resnet50.safetensors
+"""
+
+import sys
 import time
 
 import torch
@@ -141,3 +145,7 @@ class Peer:
                 run()
                 taken.append(time.perf_counter() - begun)
         return sorted(taken)
+
+
+if __name__ == "__main__":
+    network(*sys.argv[1:])
