@@ -3,14 +3,15 @@
 
 Contenders: `fused` and `candle`, by `resnetd bench`; `graph`, PyTorch in channels_last with batch norm folded, cuDNN's
 algorithms measured and the forward pass under a captured CUDA graph; `compile`, torch.compile(mode="max-autotune") of the
-same. candle computes in f32, all others in --precision.
+same. candle computes in f32 (without TF32), all others in --precision.
 
 Two figures: `whole` takes f32 images from host memory and brings logits back, as `resnetd bench` does (PyTorch's images lie
 in pinned memory already, resnetd copies them there first); `alone` is the forward pass on the card: of PyTorch timed batch by
 batch, of the fused engine what it logs of its graph. A ratio is the median over rounds of fused / best PyTorch of the round.
 A run whose logits are further than 1e-2 (relative, L2) from PyTorch's in f32, or that ran as something else, counts 0.
 
-Rows are kept in --results and not measured again unless a contender is missing, so that a long list can be done in pieces of --minutes.
+Rows are kept in --results and not measured again unless a contender is missing, so that a long list can be done in pieces
+of --minutes.
 """
 
 import argparse

@@ -7,6 +7,7 @@ import sys
 import time
 
 import torch
+import torch._inductor.select_algorithm
 import torchvision
 from safetensors.torch import save_file
 from torch.fx.experimental.optimization import fuse
@@ -59,8 +60,7 @@ def layers(net, size=224):
 
 
 def reference(net, images, device):
-    """Logits in f32 without TF32."""
-    torch.backends.cuda.matmul.allow_tf32 = False
+    """Logits in f32, without TF32, which PyTorch allows convolutions alone."""
     torch.backends.cudnn.allow_tf32 = False
     net = net.to(device)
     with torch.no_grad():
@@ -104,6 +104,8 @@ class Peer:
 
     def compiled(self, net):
         torch._dynamo.reset()
+        # a table of every layer's candidates else
+        torch._inductor.select_algorithm.PRINT_AUTOTUNE = False
         if self.cuda:
             # else the input is copied once more for its own graph
             torch._dynamo.mark_static_address(self.x)
