@@ -29,6 +29,8 @@ pub(super) fn run(args: &ServeArgs) -> Result<()> {
 
 async fn serve(args: &ServeArgs, sources: Sources, pool: Arc<Pool>) -> Result<()> {
     let metrics = Metrics::new(&Code::ALL.map(Code::as_str));
+    #[cfg(feature = "cuda")]
+    crate::telemetry::watch_gpus(&metrics);
     let classifier = Classifier::new(args.service(&pool), Arc::clone(&metrics));
     let classifier = Arc::new(classifier.with_sources(sources));
     let server = Server::bind(args.server()).await?;

@@ -8,6 +8,8 @@
 mod families;
 mod replays;
 
+#[cfg(any(test, feature = "cuda"))]
+use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -234,6 +236,23 @@ impl Metrics {
                 tracing::error!(%error, "the metrics cannot be written");
                 String::new()
             })
+    }
+
+    /// Shows what another collector knows beside the rest.
+    #[cfg(any(test, feature = "cuda"))]
+    pub(super) fn register(&self, collector: impl Collector + 'static) {
+        self.registry
+            .register(Box::new(collector))
+            .expect("no two collectors have a metric's name");
+    }
+
+    /// The GPUs that models run on, each once: `cuda:0`.
+    #[cfg(any(test, feature = "cuda"))]
+    pub(super) fn gpus(&self) -> BTreeSet<String> {
+        let models = self.models();
+        let devices = models.keys().flat_map(|labels| labels.device.split(','));
+        let gpus = devices.filter(|device| device.starts_with("cuda:"));
+        gpus.map(str::to_owned).collect()
     }
 
     fn models(&self) -> MutexGuard<'_, HashMap<ModelLabels, Registered>> {

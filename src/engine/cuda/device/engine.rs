@@ -138,7 +138,7 @@ impl CudaEngine {
             slot.network(&algorithms, batch)?;
             slot.synchronize()?;
             let graph = slot.capture(|| slot.network(&algorithms, batch))?;
-            let seconds = slot.seconds(&graph)?;
+            let seconds = slot.seconds(f64::INFINITY, &graph)?;
             tracing::info!(batch, milliseconds = seconds * 1e3, "captured");
             measured.push((batch, seconds));
             captured.push(Captured {
@@ -399,7 +399,9 @@ impl Engine for CudaEngine {
             .zip(&captured.algorithms)
             .enumerate();
         let profiles = layers.map(|(index, (layer, algorithm))| {
-            let seconds = slot.time(|| slot.layer(index, algorithm.as_ref(), captured.batch))?;
+            let seconds = slot.time(f64::INFINITY, || {
+                slot.layer(index, algorithm.as_ref(), captured.batch)
+            })?;
             let shape = layer.output.shape;
             let (macs, weights) = match &layer.op {
                 LayerOp::Conv(conv) => (conv.macs, conv.weight_bytes),

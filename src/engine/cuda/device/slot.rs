@@ -21,6 +21,9 @@ const REPEATS: usize = 8;
 /// Timed runs, of which the fastest counts.
 const RUNS: usize = 3;
 
+/// How many times slower a first run may be than the best, as first runs are slow.
+const HOPELESS: f64 = 4.0;
+
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) model: Arc<Model>,
@@ -211,22 +214,24 @@ impl Slot {
         graph.context(what)?.ok_or_else(empty)
     }
 
-    /// Seconds that `work` takes on the card, without what the host takes to launch it.
+    /// Seconds that `work` takes on the card, without what the host takes to launch it. Measured no further once it is
+    /// far slower than `best`.
     pub(super) fn time(
         &self,
+        best: f64,
         work: impl Fn() -> Result<(), EngineError>,
     ) -> Result<f64, EngineError> {
         work()?;
         self.synchronize()?;
         let graph = self.capture(|| (0..REPEATS).try_for_each(|_| work()))?;
-        Ok(self.seconds(&graph)? / REPEATS as f64)
+        let repeats = REPEATS as f64;
+        Ok(self.seconds(best * repeats, &graph)? / repeats)
     }
 
-    /// Seconds that a graph takes: the fastest of some runs after one that does not count.
-    pub(super) fn seconds(&self, graph: &CudaGraph) -> Result<f64, EngineError> {
+    /// Seconds that a graph takes: the fastest of some runs after one that counts only if it is hopeless beside `best`.
+    pub(super) fn seconds(&self, best: f64, graph: &CudaGraph) -> Result<f64, EngineError> {
         let what = || "timing a graph";
-        let mut fastest = f64::INFINITY;
-        for run in 0..=RUNS {
+        let once = || {
             let now = || {
                 self.stream
                     .record_event(Some(CUevent_flags::CU_EVENT_DEFAULT))
@@ -235,11 +240,13 @@ impl Slot {
             graph.launch().context(what)?;
             let end = now().context(what)?;
             let milliseconds = start.elapsed_ms(&end).context(what)?;
-            if run > 0 {
-                fastest = fastest.min(f64::from(milliseconds) / 1e3);
-            }
+            Ok::<f64, EngineError>(f64::from(milliseconds) / 1e3)
+        };
+        let first = once()?;
+        if first > HOPELESS * best {
+            return Ok(first);
         }
-        Ok(fastest)
+        (0..RUNS).try_fold(f64::INFINITY, |fastest, _| Ok(fastest.min(once()?)))
     }
 
     pub(super) fn synchronize(&self) -> Result<(), EngineError> {

@@ -32,10 +32,9 @@ fn algorithm(slot: &Slot, task: Task<'_>) -> Result<Algorithm, EngineError> {
     let mut fastest: Option<(f64, Algorithm)> = None;
     let mut failure = None;
     for candidate in Algorithm::candidates(slot, task)? {
-        match slot.time(|| candidate.run(slot, task)) {
-            Ok(seconds) if fastest.as_ref().is_none_or(|(least, _)| seconds < *least) => {
-                fastest = Some((seconds, candidate));
-            }
+        let best = fastest.as_ref().map_or(f64::INFINITY, |(least, _)| *least);
+        match slot.time(best, || candidate.run(slot, task)) {
+            Ok(seconds) if seconds < best => fastest = Some((seconds, candidate)),
             Ok(_) => {}
             Err(error) => {
                 tracing::debug!(layer = name, %error, "an algorithm does not run");
