@@ -8,6 +8,8 @@ mod tracing;
 
 #[cfg(feature = "cuda")]
 pub use self::devices::watch_gpus;
-pub use self::metrics::{Metrics, ModelInfo, ModelLabels, ModelMetrics, Protocol, RejectReason};
+pub use self::metrics::{
+    DeviceMetrics, Metrics, ModelInfo, ModelLabels, ModelMetrics, Protocol, RejectReason, Replays,
+};
 pub use self::statistics::{Batch, Batches, Served, Snapshot, Span, Statistics};
 pub use self::tracing::{LogFormat, TracingError, init as init_tracing};
