@@ -240,7 +240,7 @@ impl Metrics {
 
     /// Shows what another collector knows beside the rest.
     #[cfg(any(test, feature = "cuda"))]
-    pub(super) fn register(&self, collector: impl Collector + 'static) {
+    pub(super) fn register(&self, collector: impl prometheus::core::Collector + 'static) {
         self.registry
             .register(Box::new(collector))
             .expect("no two collectors have a metric's name");

@@ -261,7 +261,9 @@ fn replays_are_counted_by_bucket_where_an_engine_has_any() {
     let model = metrics.model(&labels("a"));
     assert!(!metrics.render().contains("resnetd_graph_replays_total{"));
     let device = model.device("cpu").unwrap();
-    [4, 8].map(|bucket| device.replays.announce(bucket));
+    for bucket in [4, 8] {
+        device.replays.announce(bucket);
+    }
     device.replays.count(8, 5);
     device.replays.count(8, 8);
     let text = metrics.render();
