@@ -3,7 +3,6 @@
 mod buffers;
 mod candle;
 mod cpu;
-#[cfg(any(test, feature = "cudnn"))]
 mod cuda;
 mod image;
 mod passes;
@@ -19,6 +18,7 @@ use crate::weights::Parameters;
 pub use crate::kernels::{Element, Isa, Token, give_back};
 pub use candle::CandleEngine;
 pub use cpu::{FusedEngine, FusedOp, tune};
+pub use cuda::CudaReference;
 pub use image::{Image, Normalization, gather};
 pub use select::{DeviceChoice, EngineChoice, EngineOptions, Precision, select, select_one};
 

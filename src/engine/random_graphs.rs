@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::Device;
 use proptest::prelude::*;
 
-use super::{CandleEngine, Engine, EngineInfo, FusedEngine, cuda};
+use super::{CandleEngine, CudaReference, Engine, EngineInfo, FusedEngine};
 use crate::ir::{Builder, Graph, NodeId, Op, Pool2d, Shape};
 use crate::kernels::{Element, Token};
 use crate::weights::{Generator, Parameters};
@@ -204,7 +204,8 @@ proptest! {
             }
         }
         if classify {
-            let found = cuda::plan_logits(&graph, parameters(&graph), 2, &input);
+            let mut plan = CudaReference::new(&graph, parameters(&graph)).expect("a plan");
+            let found = run(&mut plan, &graph, &input);
             for (i, (a, b)) in found.iter().zip(&expected).enumerate() {
                 prop_assert!((a - b).abs() <= 1e-5 * scale, "CUDA plan: value {i}: {a}, expected {b}");
             }

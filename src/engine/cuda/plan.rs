@@ -41,7 +41,8 @@ pub(super) struct Tensor {
 
 #[derive(Debug)]
 pub(super) struct Step {
-    /// For profiles: the name of the parameters, or of the operation.
+    /// For profiles and errors on a card: the name of the parameters, or of the operation.
+    #[cfg_attr(not(feature = "cudnn"), allow(dead_code))]
     pub(super) name: String,
     pub(super) input: Tensor,
     pub(super) output: Tensor,
@@ -387,4 +388,4 @@ fn ignores_padding(layer: &Layer, value: usize) -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+mod tests;
