@@ -73,6 +73,10 @@ async fn three_hundred_calls_fail_nobody_and_keep_nothing() {
         assert_eq!(classify(&client, &server, CHURNED).await, 200);
         call(&server, "unload").await;
         assert_eq!(classify(&client, &server, CHURNED).await, 404);
+        // on a busy machine the calls can be faster than the traffic that they are to disturb
+        while answered.load(Ordering::SeqCst) <= cycle {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         if (cycle + 1) % WARM_UP == 0 {
             // at rest, and after an unload at rest: what passes through the process is not what it keeps
             let _still = traffic.write().await;
@@ -88,7 +92,6 @@ async fn three_hundred_calls_fail_nobody_and_keep_nothing() {
     }
     let answered = answered.load(Ordering::SeqCst);
     println!("{answered} answered meanwhile, resident MiB {resident:.1?}");
-    assert!(answered > CYCLES, "there was traffic: {answered}");
     let (first, last) = (resident[0], resident[resident.len() - 1]);
     assert!(
         last <= first * (1.0 + GROWTH),
