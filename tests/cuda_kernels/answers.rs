@@ -55,19 +55,24 @@ fn check_top(logits: &[f32], classes: usize, k: usize) {
     let rows = logits.len() / classes;
     for descending in [false, true] {
         let memory = Buffer::floats(logits, 1);
-        let best = Memory::filled(rows * k, Best::default());
-        let summaries = Memory::filled(rows, Summary::default());
+        let bytes = TopK::bytes(rows, k);
+        let answers = Memory::filled(bytes + 8, 0xa5u8);
         let work = TopK {
             logits: memory.address(),
             rows,
             classes,
             k,
-            best: best.address(),
-            summaries: summaries.address(),
+            answers: answers.address(),
         };
         machine::run(&work, descending);
-        for (row, logits) in logits.chunks(classes).enumerate() {
-            check_row(logits, &best[row * k..][..k], &summaries[row]);
+        let (answers, behind) = answers.split_at(bytes);
+        assert_eq!(behind, [0xa5; 8]);
+        let said: Vec<_> = work.read(answers).collect();
+        assert_eq!(said.len(), rows);
+        for (logits, (summary, best)) in logits.chunks(classes).zip(said) {
+            let best: Vec<Best> = best.collect();
+            assert_eq!(best.len(), k);
+            check_row(logits, &best, &summary);
         }
     }
 }
@@ -143,8 +148,7 @@ fn more_answers_than_there_are_classes_are_refused() {
         rows: 1,
         classes,
         k,
-        best: 4,
-        summaries: 8,
+        answers: 8,
     };
     assert!(top(5, 5).launch().is_ok());
     assert!(top(5, 6).launch().is_err() && top(5, 0).launch().is_err());
