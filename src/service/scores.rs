@@ -53,7 +53,10 @@ impl Scores {
     pub fn probabilities(&self) -> Result<Vec<f32>, Error> {
         let logits = self.logits()?;
         let best = Best::of(logits, 1);
-        Ok(logits.iter().map(|&logit| best.probability(logit)).collect())
+        Ok(logits
+            .iter()
+            .map(|&logit| best.probability(logit))
+            .collect())
     }
 
     /// The `k` most probable classes, most probable first, equal ones by lower class; all of them where there are fewer,
@@ -123,7 +126,10 @@ mod tests {
         Answer::Best(Best {
             classes: (0..k).map_while(best).collect(),
             max,
-            sum: logits.iter().map(|logit| f64::from((logit - max).exp())).sum(),
+            sum: logits
+                .iter()
+                .map(|logit| f64::from((logit - max).exp()))
+                .sum(),
             finite: logits.iter().all(|logit| logit.is_finite()),
         })
     }
@@ -173,7 +179,10 @@ mod tests {
             let from_best = Scores::new(card(&logits, 2)).unwrap_err();
             let error = Scores::new(Answer::Logits(logits)).unwrap_err();
             assert_eq!(error.code, Code::Internal);
-            assert_eq!((from_best.code, &from_best.message), (error.code, &error.message));
+            assert_eq!(
+                (from_best.code, &from_best.message),
+                (error.code, &error.message)
+            );
         }
     }
 

@@ -364,9 +364,11 @@ fn tickets_of_any_size_submit_one_image_or_none() {
         BatchError::Closed
     );
     assert!(house.is_empty());
-    let wrong = house.batcher.admit(1).unwrap().submit(
-        Image::Tensor(vec![1.0; 5]), terms(),
-    );
+    let wrong = house
+        .batcher
+        .admit(1)
+        .unwrap()
+        .submit(Image::Tensor(vec![1.0; 5]), terms());
     let length = BatchError::ImageLength {
         expected: 2,
         found: 5,
@@ -412,7 +414,10 @@ fn a_worker_that_is_gone_leaves_nobody_waiting() {
         queue: Arc::clone(&queue),
     });
     let mut ticket = Ticket::new(handle, 2).unwrap();
-    let before = ticket.take_one().unwrap().submit(Image::Tensor(vec![1.0, 1.0]), terms());
+    let before = ticket
+        .take_one()
+        .unwrap()
+        .submit(Image::Tensor(vec![1.0, 1.0]), terms());
     queue.leave(0);
     assert_eq!(wait(before).unwrap_err(), BatchError::Closed);
     assert_eq!((queue.load().admitted, queue.load().on_its_way), (1, 1));

@@ -60,7 +60,10 @@ fn random_request(batcher: &Batcher, random: &mut Random) -> Vec<Answer> {
         let value = if random.below(40) == 0 { FAIL } else { 1.0 };
         let answer = one.submit(
             Image::Tensor(vec![value, 1.0]),
-            Terms { deadline, ..terms() },
+            Terms {
+                deadline,
+                ..terms()
+            },
         );
         if random.below(3) != 0 {
             answers.push(answer);

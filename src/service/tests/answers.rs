@@ -19,7 +19,7 @@ async fn the_best_that_an_engine_finds_are_those_of_its_logits() {
     let from_best = best.classify(images, LONG).await.unwrap();
     let told = |reply: Reply| {
         let labels = reply.model.labels.clone();
-        let told = move |result: Result<Scores, Error>| {
+        let told = move |result: Result<Scores, Error>| -> Result<_, (Code, String)> {
             let scores = result.map_err(|error| (error.code, error.message))?;
             Ok(scores.predictions(&labels, 2))
         };
@@ -47,7 +47,10 @@ async fn who_asks_for_logits_has_them_of_any_engine() {
     let scores = reply.results[0].as_ref().unwrap();
     assert_eq!(scores.logits().unwrap().len(), 3);
     assert_eq!(scores.top(1), [0]);
-    assert_eq!(remote.record.wanted.lock().unwrap().last(), Some(&Wanted::Logits));
+    assert_eq!(
+        remote.record.wanted.lock().unwrap().last(),
+        Some(&Wanted::Logits)
+    );
 
     let reply = house.classify(vec![red()], LONG).await.unwrap();
     let scores = reply.results[0].as_ref().unwrap();

@@ -68,7 +68,7 @@ pub(crate) struct TopK {
 
 /// A class and its logit, as [`TopK`] writes it.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Best {
     pub(crate) class: u32,
     pub(crate) logit: f32,
@@ -76,7 +76,7 @@ pub(crate) struct Best {
 
 /// What [`TopK`] says of a row: a class has probability `exp(logit - max) / sum`.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Summary {
     pub(crate) sum: f64,
     pub(crate) max: f32,
