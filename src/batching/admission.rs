@@ -11,7 +11,7 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::queue::{Entry, Queue};
-use super::{BatchError, Output, Priority, QueueFull};
+use super::{BatchError, Output, QueueFull, Terms};
 use crate::engine::Image;
 
 /// Counts of one model's images. `admitted - on_its_way` are queued or executing.
@@ -113,8 +113,7 @@ impl Ticket {
     pub fn submit(
         mut self,
         image: Image,
-        priority: Priority,
-        deadline: Instant,
+        terms: Terms,
     ) -> oneshot::Receiver<Result<Output, BatchError>> {
         let (answer, receiver) = oneshot::channel();
         let queue = Arc::clone(&self.handle.queue);
@@ -130,8 +129,7 @@ impl Ticket {
             self.images -= 1;
             queue.push(Entry {
                 image,
-                priority,
-                deadline,
+                terms,
                 submitted: Instant::now(),
                 retried: false,
                 answer,

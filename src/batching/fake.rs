@@ -1,12 +1,12 @@
-//! An engine for tests: instant, or held at a gate; it fails, panics or is lost on images that say so, and counts what it
-//! ran.
+//! An engine for tests: instant, or held at a gate; it fails, panics or is lost on images that say so, finds the best
+//! itself where it is told to, and counts what it ran.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::engine::{Engine, EngineError, EngineInfo};
+use crate::engine::{Batch, Best, Engine, EngineError, EngineInfo, Ran, Wanted, gather};
 
 /// First value of an image that makes its batch fail.
 pub(crate) const FAIL: f32 = -1001.0;
@@ -24,6 +24,8 @@ pub(crate) struct Fake {
     gate: Option<(Sender<usize>, Receiver<()>)>,
     record: Arc<Record>,
     logits: fn(&[f32], &mut [f32]),
+    /// It finds the best itself.
+    ranks: bool,
     pub(crate) buckets: Vec<usize>,
     /// Pads each batch up to one of its buckets.
     pub(crate) pads: bool,
@@ -38,6 +40,8 @@ pub(crate) struct Record {
     pub(crate) batches: AtomicUsize,
     /// The input of the last batch.
     pub(crate) last: Mutex<Vec<f32>>,
+    /// What was wanted of each batch.
+    pub(crate) wanted: Mutex<Vec<Wanted>>,
     /// The device answers no more.
     lost: AtomicBool,
 }
@@ -77,6 +81,7 @@ impl Fake {
             gate: Some((arrive, permits)),
             record: Arc::clone(&record),
             logits,
+            ranks: false,
             buckets: vec![1],
             pads: false,
             _alive,
@@ -92,6 +97,11 @@ impl Fake {
 
     pub(crate) fn on(mut self, device: &str) -> Self {
         self.info.device = device.to_owned();
+        self
+    }
+
+    pub(crate) fn ranking(mut self) -> Self {
+        self.ranks = true;
         self
     }
 
@@ -201,6 +211,30 @@ impl Engine for Fake {
             (self.logits)(image, logits);
         }
         Ok(())
+    }
+
+    fn forward_images(
+        &mut self,
+        batch: &Batch<'_>,
+        staging: &mut Vec<f32>,
+        logits: &mut [f32],
+    ) -> Result<Ran, EngineError> {
+        self.record.wanted.lock().unwrap().push(batch.wanted);
+        let started = Instant::now();
+        gather(batch.images, batch.normalization, staging)?;
+        let gathered = started.elapsed();
+        self.forward(batch.images.len(), staging, logits)?;
+        let best = match batch.wanted {
+            Wanted::Best(k) if self.ranks => {
+                let rows = logits.chunks_exact(logits.len() / batch.images.len());
+                let best = rows.map(|logits| Best::of(logits, k)).collect();
+                // nobody is to read them
+                logits.fill(f32::NAN);
+                Some(best)
+            }
+            _ => None,
+        };
+        Ok(Ran { gathered, best })
     }
 }
 

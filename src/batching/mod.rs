@@ -16,9 +16,9 @@ mod worker;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::engine::{Engine, Image, Normalization};
+use crate::engine::{Answer, Batch, Engine, Image, Normalization, Wanted};
 use crate::telemetry::ModelMetrics;
 
 pub use admission::Ticket;
@@ -80,7 +80,16 @@ pub struct Signature {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Priority(u8);
 
-/// Why an image got no logits.
+/// How one image is to be served.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    pub wanted: Wanted,
+    pub priority: Priority,
+    /// From then on nobody waits for the answer.
+    pub deadline: Instant,
+}
+
+/// Why an image got no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BatchError {
     #[error("the deadline passed while the image was queued")]
@@ -110,11 +119,11 @@ pub struct QueueFull {
     pub limit: usize,
 }
 
-/// Logits of one image and how it got them.
+/// The answer to one image and how it got it.
 #[derive(Clone, Debug)]
 pub struct Output {
-    /// `[classes]`.
-    pub logits: Vec<f32>,
+    /// Logits wherever they were wanted.
+    pub answer: Answer,
     /// From submission to the start of the batch.
     pub queued: Duration,
     /// The batch's forward pass.
@@ -271,9 +280,12 @@ pub fn warm_up(
     let buckets = engine.prepare(max_batch.max(1));
     for batch in buckets.map_err(|error| BatchError::Engine(error.to_string()))? {
         let mut logits = vec![0.0; batch * signature.classes];
-        let images = vec![&black; batch];
-        let normalization = &signature.normalization;
-        worker::forward(engine, &images, normalization, &mut staging, &mut logits)?;
+        let blacks = Batch {
+            images: &vec![&black; batch],
+            normalization: &signature.normalization,
+            wanted: Wanted::Logits,
+        };
+        worker::forward(engine, &blacks, &mut staging, &mut logits)?;
         all.append(&mut logits);
     }
     Ok(all)

@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use super::admission::Counts;
 use super::crew::Crew;
 use super::policy::{Decision, Limits, View, decide};
-use super::{BatchError, Config, Load, Output, Priority, QueueFull};
+use super::{BatchError, Config, Load, Output, QueueFull, Terms};
 use crate::engine::Image;
 use crate::telemetry::ModelMetrics;
 
@@ -26,8 +26,7 @@ use crate::telemetry::ModelMetrics;
 pub(super) struct Entry {
     /// Of the queue's `image_len`.
     pub(super) image: Image,
-    pub(super) priority: Priority,
-    pub(super) deadline: Instant,
+    pub(super) terms: Terms,
     pub(super) submitted: Instant,
     /// It was in a batch whose device was lost.
     pub(super) retried: bool,
@@ -128,7 +127,7 @@ impl Queue {
         let last = state
             .entries
             .iter()
-            .rposition(|e| e.priority <= entry.priority);
+            .rposition(|e| e.terms.priority <= entry.terms.priority);
         state.entries.insert(last.map_or(0, |at| at + 1), entry);
         self.show_depth(&state);
         self.wake_next(&state);
@@ -312,7 +311,7 @@ impl Queue {
 impl State {
     /// Queues an image again, before those of its priority that came after it.
     fn put_back(&mut self, entry: Entry) {
-        let place = |e: &Entry| (e.priority, e.submitted);
+        let place = |e: &Entry| (e.terms.priority, e.submitted);
         let at = self.entries.partition_point(|e| place(e) < place(&entry));
         self.entries.insert(at, entry);
     }
@@ -329,7 +328,7 @@ impl State {
 
 impl Entry {
     fn is_departed(&self, now: Instant) -> bool {
-        self.deadline <= now || self.answer.is_closed()
+        self.terms.deadline <= now || self.answer.is_closed()
     }
 }
 

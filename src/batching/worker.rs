@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 
 use super::queue::{Entry, Queue};
 use super::{BatchError, Output};
-use crate::engine::{Engine, EngineError, Image, Normalization, give_back};
-use crate::telemetry::{Batch, DeviceMetrics, ModelMetrics};
+use crate::engine::{
+    Answer, Batch, Best, Engine, EngineError, Image, Normalization, Ran, Wanted, give_back,
+};
+use crate::telemetry::{self, DeviceMetrics, ModelMetrics};
 
 pub(super) struct Worker {
     /// By which the queue knows it.
@@ -81,28 +83,32 @@ impl Worker {
         buffers.logits.resize(images * self.classes, 0.0);
         // lent: an entry keeps its image until it is answered
         let pictures: Vec<&Image> = batch.iter().map(|entry| &entry.image).collect();
-        let result = forward(
-            self.engine.as_mut(),
-            &pictures,
-            &self.normalization,
-            &mut buffers.staging,
-            &mut buffers.logits,
-        );
+        let wanted = batch.iter().map(|entry| entry.terms.wanted);
+        let asked = Batch {
+            images: &pictures,
+            normalization: &self.normalization,
+            wanted: wanted.reduce(Wanted::and).unwrap_or(Wanted::Logits),
+        };
+        let (staging, logits) = (&mut buffers.staging, &mut buffers.logits);
+        let result = forward(self.engine.as_mut(), &asked, staging, logits);
         let elapsed = started.elapsed();
-        let result = result.map(|gathered| Times {
-            started,
-            gathered,
-            inference: elapsed.saturating_sub(gathered),
+        let result = result.map(|Ran { gathered, best }| {
+            let times = Times {
+                started,
+                gathered,
+                inference: elapsed.saturating_sub(gathered),
+            };
+            (times, best)
         });
 
         if let Err(BatchError::Lost(reason)) = &result {
             return self.lose(batch, reason);
         }
         // room first: a caller that has its answer may come back at once
-        let inference = result.as_ref().ok().map(|times| times.inference);
+        let inference = result.as_ref().ok().map(|(times, _)| times.inference);
         self.queue.finished(self.number, images, inference);
         match result {
-            Ok(times) => self.answer(batch, &buffers.logits, times),
+            Ok((times, best)) => self.answer(batch, &buffers.logits, best, times),
             Err(error) => {
                 tracing::error!(model = self.model, images, %error, "a batch failed");
                 for entry in batch {
@@ -138,29 +144,36 @@ impl Worker {
         }
     }
 
-    fn answer(&self, batch: Vec<Entry>, logits: &[f32], times: Times) {
+    /// Answers every image, from its logits where the engine did not find the best.
+    fn answer(&self, batch: Vec<Entry>, logits: &[f32], best: Option<Vec<Best>>, times: Times) {
         let (images, inference) = (batch.len(), times.inference);
         let answering = Instant::now();
+        let answers: Vec<Answer> = match best {
+            Some(best) => best.into_iter().map(Answer::Best).collect(),
+            None => {
+                let logits = logits.chunks_exact(self.classes);
+                logits.map(|of| Answer::Logits(of.to_vec())).collect()
+            }
+        };
         self.device.inference.observe(inference.as_secs_f64());
         self.device.batch_size.observe(images as f64);
         if let Some(bucket) = self.engine.bucket(images) {
             self.device.replays.count(bucket, images);
         }
-        let output = |(entry, logits): (&Entry, &[f32])| {
+        let output = |(entry, answer): (&Entry, Answer)| {
             let queued = times.started.saturating_duration_since(entry.submitted);
             self.device.stage_queue.observe(queued.as_secs_f64());
             self.device.stage_inference.observe(inference.as_secs_f64());
             Output {
-                logits: logits.to_vec(),
+                answer,
                 queued,
                 inference,
                 batch_size: images,
             }
         };
-        let logits = logits.chunks_exact(self.classes);
-        let outputs: Vec<Output> = batch.iter().zip(logits).map(output).collect();
+        let outputs: Vec<Output> = batch.iter().zip(answers).map(output).collect();
         // before anyone has an answer: who has one may look at the counts next
-        self.metrics.statistics.executed(&Batch {
+        self.metrics.statistics.executed(&telemetry::Batch {
             images,
             input: times.gathered,
             infer: inference,
@@ -173,19 +186,17 @@ impl Worker {
     }
 }
 
-/// One forward pass, and how long it took until its images lay where the engine reads them; a panic of the engine is an
-/// error like any other, and the engine is used again.
+/// One forward pass; a panic of the engine is an error like any other, and the engine is used again.
 pub(super) fn forward(
     engine: &mut dyn Engine,
-    images: &[&Image],
-    normalization: &Normalization,
+    batch: &Batch<'_>,
     staging: &mut Vec<f32>,
     logits: &mut [f32],
-) -> Result<Duration, BatchError> {
+) -> Result<Ran, BatchError> {
     // the buffers are overwritten before they are read again, so a panic half way leaves nothing broken in them
-    let pass = || engine.forward_images(images, normalization, staging, logits);
+    let pass = || engine.forward_images(batch, staging, logits);
     match catch_unwind(AssertUnwindSafe(pass)) {
-        Ok(Ok(gathered)) => Ok(gathered),
+        Ok(Ok(ran)) => Ok(ran),
         Ok(Err(EngineError::Lost(reason))) => Err(BatchError::Lost(reason)),
         Ok(Err(error)) => Err(BatchError::Engine(error.to_string())),
         Err(panic) => Err(BatchError::Engine(format!(

@@ -11,7 +11,7 @@ use crate::batching;
 use crate::config::LocalArgs;
 use crate::repository;
 use crate::service::{
-    self, Classifier, Classify, Code, Input, Prediction, Priority, Request, ServedModel,
+    self, Classifier, Classify, Code, Input, Prediction, Priority, Request, ServedModel, Wanted,
 };
 use crate::telemetry::Metrics;
 
@@ -78,6 +78,7 @@ impl Local {
         let received = Instant::now();
         let request = Request {
             inputs: vec![Input::Encoded(bytes.into())],
+            wanted: Wanted::Best(top_k),
             priority: Priority::default(),
             whole: false,
             received,

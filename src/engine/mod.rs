@@ -1,5 +1,6 @@
 //! Engines: a graph and its parameters made executable on one device.
 
+mod answer;
 mod buffers;
 mod candle;
 mod cpu;
@@ -16,6 +17,7 @@ use crate::ir::{Graph, Node};
 use crate::weights::Parameters;
 
 pub use crate::kernels::{Element, Isa, Token, give_back};
+pub use answer::{Answer, Best, Wanted};
 pub use candle::CandleEngine;
 pub use cpu::{FusedEngine, FusedOp, tune};
 pub use cuda::CudaReference;
@@ -57,8 +59,8 @@ pub trait Engine: Send {
         logits: &mut [f32],
     ) -> Result<(), EngineError>;
 
-    /// Computes the logits of images as they come from the queue, `[batch, classes]`, and says how long it took until
-    /// they lay where the engine reads them.
+    /// Computes the logits of images as they come from the queue, `[batch, classes]`, or the best of each in their place
+    /// where these are wanted and the engine finds them itself.
     ///
     /// `staging` is memory kept from batch to batch for engines that have none of their own.
     ///
@@ -66,16 +68,18 @@ pub trait Engine: Send {
     /// As `forward`; and when the images differ in length, or pixels are not three values each.
     fn forward_images(
         &mut self,
-        images: &[&Image],
-        normalization: &Normalization,
+        batch: &Batch<'_>,
         staging: &mut Vec<f32>,
         logits: &mut [f32],
-    ) -> Result<Duration, EngineError> {
+    ) -> Result<Ran, EngineError> {
         let started = Instant::now();
-        gather(images, normalization, staging)?;
+        gather(batch.images, batch.normalization, staging)?;
         let gathered = started.elapsed();
-        self.forward(images.len(), staging, logits)?;
-        Ok(gathered)
+        self.forward(batch.images.len(), staging, logits)?;
+        Ok(Ran {
+            gathered,
+            best: None,
+        })
     }
 
     /// Like [`Engine::forward`], and says what each layer took.
@@ -94,6 +98,25 @@ pub trait Engine: Send {
             "the {engine} engine does not time its layers; use --engine fused"
         )))
     }
+}
+
+/// Images as they come from the queue.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    pub images: &'a [&'a Image],
+    /// Of those that come as pixels.
+    pub normalization: &'a Normalization,
+    /// Of every image.
+    pub wanted: Wanted,
+}
+
+/// How a batch went.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ran {
+    /// Until its images lay where the engine reads them.
+    pub gathered: Duration,
+    /// Of each image, at least as many as were wanted and there are; `None`: the logits have been written, else not.
+    pub best: Option<Vec<Best>>,
 }
 
 /// What one layer of one batch took.

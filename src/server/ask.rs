@@ -10,6 +10,7 @@ use super::Core;
 use super::record::Record;
 use crate::service::{
     Admission, Code, Error, Input, Prediction, Priority, Reply, Request, ServedModel, Timing,
+    Wanted,
 };
 
 /// Classes reported where the caller does not say.
@@ -176,6 +177,7 @@ pub(super) async fn ask(
     }
     let request = Request {
         inputs,
+        wanted: Wanted::Best(top_k),
         priority: Priority::default(),
         whole: false,
         received: clock.received,

@@ -14,10 +14,10 @@ use super::pipeline::{Job, Pending};
 use super::table::Models;
 use super::watching::Watch;
 use super::{
-    BoxFuture, Classify, Code, Error, Input, ModelStatus, Priority, Readiness, Reply, Request,
-    Scores, ServedModel, Timing,
+    BoxFuture, Classify, Code, Error, Input, ModelStatus, Readiness, Reply, Request, Scores,
+    ServedModel, Timing,
 };
-use crate::batching::{self, QueueFull, Ticket};
+use crate::batching::{self, QueueFull, Terms, Ticket};
 use crate::imaging;
 use crate::pool::Pool;
 use crate::repository::LoadedModel;
@@ -201,12 +201,18 @@ impl Classifier {
     ) -> Result<(Vec<Result<Scores, Error>>, Timing), Error> {
         let Request {
             inputs,
+            wanted,
             priority,
             whole,
             deadline,
             ..
         } = request;
-        let started = self.start(&mut admission, inputs, priority, deadline);
+        let terms = Terms {
+            wanted,
+            priority,
+            deadline,
+        };
+        let started = self.start(&mut admission, inputs, terms);
         let pending = started.inspect_err(|error| unanswered.refused(error))?;
         drop(admission);
         let mut results = Vec::with_capacity(pending.len());
@@ -234,8 +240,7 @@ impl Classifier {
         &self,
         admission: &mut Admission,
         inputs: Vec<Input>,
-        priority: Priority,
-        deadline: Instant,
+        terms: Terms,
     ) -> Result<Vec<Pending>, Error> {
         // no change where the protocol has done it, and never more images in the system than are admitted
         admission.resize(inputs.len())?;
@@ -245,8 +250,7 @@ impl Classifier {
             let job = Job {
                 model: Arc::clone(&admission.model),
                 ticket,
-                priority,
-                deadline,
+                terms,
             };
             pending.push(job.start(input, &self.config.pool, self.config.imaging));
         }

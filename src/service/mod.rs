@@ -1,7 +1,7 @@
 //! The service between protocols and models: admission, decode, preprocess, submit, scores.
 //!
 //! Protocols hold [`Classify`] and translate; `classifier` admits and answers, `pipeline` takes one image from bytes to
-//! logits, `scores` makes probabilities and top-k of them. `models` says what is served and `table` holds it, `lifecycle`
+//! logits or the best of them, `scores` makes probabilities and top-k of either. `models` says what is served and `table` holds it, `lifecycle`
 //! loads and unloads through `loading`, and `watching` has it done when files change.
 
 mod classifier;
@@ -25,6 +25,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 pub use crate::batching::Priority;
+pub use crate::engine::Wanted;
 pub use crate::imaging::Preprocessing;
 pub use crate::repository::Provenance;
 pub use classifier::{Admission, Classifier, Config};
@@ -87,6 +88,8 @@ pub enum Input {
 pub struct Request {
     /// 1 to --max-images-per-request (the protocol checks the number and resizes the admission).
     pub inputs: Vec<Input>,
+    /// Of each image: what [`Scores`] will be asked for.
+    pub wanted: Wanted,
     pub priority: Priority,
     /// The first image that fails fails the request, and the others are withdrawn.
     pub whole: bool,

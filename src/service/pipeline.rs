@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::{Code, Error, Input, Scores, ServedModel, Timing};
-use crate::batching::{BatchError, Output, Priority, Ticket};
+use crate::batching::{BatchError, Output, Terms, Ticket};
 use crate::engine::Image;
 use crate::imaging;
 use crate::pool::Pool;
@@ -22,8 +22,7 @@ use crate::pool::Pool;
 pub(super) struct Job {
     pub(super) model: Arc<ServedModel>,
     pub(super) ticket: Ticket,
-    pub(super) priority: Priority,
-    pub(super) deadline: Instant,
+    pub(super) terms: Terms,
 }
 
 /// An image on its way; dropping it withdraws the image.
@@ -44,7 +43,7 @@ struct Queued {
 impl Job {
     pub(super) fn start(self, input: Input, pool: &Pool, config: imaging::Config) -> Pending {
         let (answer, queued) = oneshot::channel();
-        let deadline = self.deadline;
+        let deadline = self.terms.deadline;
         let is_tensor = match input {
             Input::Encoded(image) => {
                 pool.spawn(move || self.run(&image, &config, answer));
@@ -71,7 +70,7 @@ impl Job {
         Queued {
             decode,
             preprocess,
-            output: self.ticket.submit(image, self.priority, self.deadline),
+            output: self.ticket.submit(image, self.terms),
         }
     }
 
@@ -122,7 +121,7 @@ impl Job {
     ) -> Result<(Vec<u8>, Duration, Duration), Error> {
         let metrics = &self.model.metrics;
         let started = Instant::now();
-        if started >= self.deadline {
+        if started >= self.terms.deadline {
             return Err(Error::deadline());
         }
         let image = imaging::decode(image, config)?;
@@ -132,7 +131,7 @@ impl Job {
         if answer.is_closed() {
             return Err(Error::new(Code::Cancelled, "the caller left"));
         }
-        if decoded >= self.deadline {
+        if decoded >= self.terms.deadline {
             return Err(Error::deadline());
         }
         let cropped = self.model.preprocessing.resize_and_crop(&image)?;
@@ -155,7 +154,7 @@ impl Pending {
             inference: output.inference,
             total: Duration::ZERO,
         };
-        let scores = Scores::new(output.logits);
+        let scores = Scores::new(output.answer);
         let scores = scores.map_err(|error| if is_tensor { overflown() } else { error });
         Ok((scores?, timing))
     }

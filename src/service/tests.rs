@@ -1,5 +1,6 @@
 //! The service with real decoding and fake engines: images of one colour, classes that are colours.
 
+mod answers;
 mod devices;
 mod models;
 
@@ -184,6 +185,7 @@ fn request(images: Vec<Bytes>, deadline: Duration) -> Request {
     let received = Instant::now();
     Request {
         inputs: images.into_iter().map(Input::Encoded).collect(),
+        wanted: Wanted::Best(2),
         priority: Priority::default(),
         whole: false,
         received,
@@ -246,7 +248,10 @@ async fn one_bad_image_fails_alone_and_answers_keep_their_order() {
     let scores = reply.results[0].as_ref().unwrap();
     let predictions = scores.predictions(&reply.model.labels, 2);
     assert_eq!(predictions.len(), 2);
-    assert_eq!(predictions[0].probability, scores.probabilities()[2]);
+    assert_eq!(
+        predictions[0].probability,
+        scores.probabilities().unwrap()[2]
+    );
     assert_eq!((predictions[0].class, predictions[1].class), (2, 0));
     assert!(
         (predictions[0].probability - 0.999_909_2).abs() < 1e-6,

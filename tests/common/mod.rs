@@ -11,10 +11,10 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use resnetd::batching;
-use resnetd::engine::{Engine, EngineError, EngineInfo};
+use resnetd::engine::{Batch, Best, Engine, EngineError, EngineInfo, Ran, Wanted, gather};
 use resnetd::families::Architecture;
 use resnetd::imaging::{self, Interpolation, Preprocessing};
 use resnetd::ir::{Builder, DepthRule, Graph, Shape};
@@ -130,6 +130,27 @@ impl Engine for Colours {
             *logit = 10.0 * plane.iter().sum::<f32>() / 64.0;
         }
         Ok(())
+    }
+
+    /// Finds the best itself, as a card does: whoever wants logits has to say so.
+    fn forward_images(
+        &mut self,
+        batch: &Batch<'_>,
+        staging: &mut Vec<f32>,
+        logits: &mut [f32],
+    ) -> Result<Ran, EngineError> {
+        let started = Instant::now();
+        gather(batch.images, batch.normalization, staging)?;
+        let gathered = started.elapsed();
+        self.forward(batch.images.len(), staging, logits)?;
+        let best = match batch.wanted {
+            Wanted::Logits => None,
+            Wanted::Best(k) => {
+                let rows = logits.chunks_exact(3);
+                Some(rows.map(|logits| Best::of(logits, k)).collect())
+            }
+        };
+        Ok(Ran { gathered, best })
     }
 }
 

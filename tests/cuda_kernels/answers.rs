@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use crate::buffer::{Buffer, Random, Stored};
-use crate::launch::{Best, Element, MAX_BEST, Summary, TopK, Widen, Work};
+use crate::launch::{Element, MAX_BEST, TopK, Widen, Work};
 use crate::memory::Memory;
 use crate::{ELEMENTS, any_element, machine};
 
@@ -55,49 +55,47 @@ fn check_top(logits: &[f32], classes: usize, k: usize) {
     let rows = logits.len() / classes;
     for descending in [false, true] {
         let memory = Buffer::floats(logits, 1);
-        let best = Memory::filled(rows * k, Best::default());
-        let summaries = Memory::filled(rows, Summary::default());
+        let bytes = TopK::bytes(rows, k);
+        let answers = Memory::filled(bytes + 8, 0xa5u8);
         let work = TopK {
             logits: memory.address(),
             rows,
             classes,
             k,
-            best: best.address(),
-            summaries: summaries.address(),
+            answers: answers.address(),
         };
         machine::run(&work, descending);
-        for (row, logits) in logits.chunks(classes).enumerate() {
-            check_row(logits, &best[row * k..][..k], &summaries[row]);
+        let (answers, behind) = answers.split_at(bytes);
+        assert_eq!(behind, [0xa5; 8]);
+        let said: Vec<_> = work.read(answers).collect();
+        assert_eq!(said.len(), rows);
+        for (logits, (summary, best)) in logits.chunks(classes).zip(said) {
+            let best: Vec<_> = best.map(|one| (one.class as usize, one.logit)).collect();
+            assert_eq!(best.len(), k);
+            assert!(summary.finite <= 1);
+            let finite = summary.finite == 1;
+            check_row(logits, &best, (finite, summary.max, summary.sum));
         }
     }
 }
 
-fn check_row(logits: &[f32], best: &[Best], summary: &Summary) {
+fn check_row(logits: &[f32], best: &[(usize, f32)], (is_finite, largest, said): (bool, f32, f64)) {
     let finite = logits.iter().all(|logit| logit.is_finite());
-    assert_eq!(summary.finite, u32::from(finite));
+    assert_eq!(is_finite, finite);
     if !finite {
         return;
     }
     let mut order: Vec<usize> = (0..logits.len()).collect();
     // a stable sort: equal logits stay in the order of their classes
     order.sort_by(|&a, &b| logits[b].partial_cmp(&logits[a]).expect("finite"));
-    let expected: Vec<Best> = order[..best.len()]
-        .iter()
-        .map(|&class| Best {
-            class: class as u32,
-            logit: logits[class],
-        })
-        .collect();
+    let expected = order[..best.len()].iter();
+    let expected: Vec<_> = expected.map(|&class| (class, logits[class])).collect();
     assert_eq!(best, expected);
     let max = logits[order[0]];
-    assert_eq!(summary.max, max);
+    assert_eq!(largest, max);
     let weight = |logit: &f32| (f64::from(*logit) - f64::from(max)).exp();
     let sum: f64 = logits.iter().map(weight).sum();
-    assert!(
-        (summary.sum - sum).abs() <= 1e-6 * sum,
-        "{}, not {sum}",
-        summary.sum
-    );
+    assert!((said - sum).abs() <= 1e-6 * sum, "{said}, not {sum}");
 }
 
 #[test]
@@ -143,8 +141,7 @@ fn more_answers_than_there_are_classes_are_refused() {
         rows: 1,
         classes,
         k,
-        best: 4,
-        summaries: 8,
+        answers: 8,
     };
     assert!(top(5, 5).launch().is_ok());
     assert!(top(5, 6).launch().is_err() && top(5, 0).launch().is_err());

@@ -15,7 +15,7 @@ use resnetd::pool::Pool;
 use resnetd::repository;
 use resnetd::service::{
     self, Classifier, Classify, Code, Error, Input, ModelState, Priority, Reply, Request, Sources,
-    VersionStatus,
+    VersionStatus, Wanted,
 };
 use resnetd::telemetry::Metrics;
 use resnetd::{batching, imaging};
@@ -132,6 +132,7 @@ fn request() -> Request {
     let received = Instant::now();
     Request {
         inputs: vec![Input::Encoded(png(RED).into())],
+        wanted: Wanted::Best(1),
         priority: Priority::default(),
         whole: false,
         received,

@@ -68,13 +68,13 @@ fn batches_spread_and_who_is_done_takes_the_next() {
     assert_eq!(house.batcher.load().queued, 3);
     assert_eq!(house.batcher.load().workers, 2);
     remotes[second].let_pass();
-    assert_eq!(wait(two).unwrap().logits, [3.0, 1.0]);
+    assert_eq!(wait(two).unwrap().logits(), [3.0, 1.0]);
     assert_eq!(remotes[second].arrival(), 3);
     assert!(remotes[first].nobody_comes());
     remotes.iter_mut().for_each(Remote::open);
-    assert_eq!(wait(one).unwrap().logits, [2.0, 0.0]);
+    assert_eq!(wait(one).unwrap().logits(), [2.0, 0.0]);
     for (i, answer) in (3..6).zip(queued) {
-        assert_eq!(wait(answer).unwrap().logits[0], i as f32 + 1.0);
+        assert_eq!(wait(answer).unwrap().logits()[0], i as f32 + 1.0);
     }
     for remote in [first, second] {
         let device = house.device(&format!("cuda:{remote}"));
@@ -144,7 +144,7 @@ fn a_lost_devices_batch_goes_elsewhere() {
     remotes[whole].open();
     for (value, answer) in (1..6).zip([one, two].into_iter().chain(queued)) {
         let value = value as f32;
-        assert_eq!(wait(answer).unwrap().logits, [value + 1.0, value - 1.0]);
+        assert_eq!(wait(answer).unwrap().logits(), [value + 1.0, value - 1.0]);
     }
     assert_eq!(
         last(&remotes[whole]),
@@ -161,7 +161,7 @@ fn a_lost_devices_batch_goes_elsewhere() {
         (house.batcher.lost(), house.losses.load(Ordering::SeqCst)),
         (None, 0)
     );
-    assert_eq!(wait(house.send(9.0)).unwrap().logits, [10.0, 8.0]);
+    assert_eq!(wait(house.send(9.0)).unwrap().logits(), [10.0, 8.0]);
     assert!(house.is_empty());
 }
 
@@ -198,7 +198,7 @@ fn the_last_device_lost_everyone_is_told() {
         assert_eq!(house.losses.load(Ordering::SeqCst), 1);
         // who comes later is told at once
         for ticket in [ticket, house.batcher.admit(1).unwrap()] {
-            let answer = ticket.submit(Image::Tensor(vec![1.0, 1.0]), Priority::default(), far());
+            let answer = ticket.submit(Image::Tensor(vec![1.0, 1.0]), terms());
             assert_eq!(wait(answer).unwrap_err(), BatchError::Lost(lost.clone()));
         }
         assert!(house.is_empty());
@@ -213,7 +213,7 @@ fn an_image_is_tried_on_two_devices_at_most() {
     let error = wait(house.send(LOST)).unwrap_err();
     assert!(matches!(error, BatchError::Lost(_)), "{error:?}");
     assert_eq!(remotes.iter().map(Remote::batches).sum::<usize>(), 2);
-    assert_eq!(wait(house.send(1.0)).unwrap().logits, [2.0, 0.0]);
+    assert_eq!(wait(house.send(1.0)).unwrap().logits(), [2.0, 0.0]);
     assert_eq!(house.batcher.load().workers, 1);
     assert!(house.is_empty());
 }

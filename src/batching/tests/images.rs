@@ -1,13 +1,13 @@
 //! Images of either form in one batch, and engines that take pixels themselves.
 
 use super::*;
-use crate::engine::{EngineError, EngineInfo};
+use crate::engine::{EngineError, EngineInfo, Ran};
 
 const LEN: usize = 6;
 
 fn submit(house: &House, image: Image) -> Answer {
     let ticket = house.batcher.admit(1).unwrap();
-    ticket.submit(image, Priority::default(), far())
+    ticket.submit(image, terms())
 }
 
 #[test]
@@ -28,7 +28,7 @@ fn pixels_and_tensors_go_in_one_batch() {
     let logits = answers.map(|answer| {
         let output = wait(answer).unwrap();
         assert_eq!(output.batch_size, 3);
-        output.logits
+        output.logits().to_vec()
     });
     assert_eq!(logits, [[9.0, 7.0], [1.0, -1.0], [9.0, 7.0]]);
     // black and white, channel by channel
@@ -70,23 +70,26 @@ impl Engine for Device {
 
     fn forward_images(
         &mut self,
-        images: &[&Image],
-        normalization: &Normalization,
+        batch: &Batch<'_>,
         staging: &mut Vec<f32>,
         logits: &mut [f32],
-    ) -> Result<Duration, EngineError> {
+    ) -> Result<Ran, EngineError> {
         assert!(staging.is_empty(), "nothing was staged for this engine");
-        for (image, logits) in images.iter().zip(logits.chunks_exact_mut(2)) {
+        let ran = Ran {
+            gathered: GATHERED,
+            best: None,
+        };
+        for (image, logits) in batch.images.iter().zip(logits.chunks_exact_mut(2)) {
             let Image::Pixels(pixels) = image else {
                 return self
-                    .forward(images.len(), staging, logits)
-                    .map(|()| GATHERED);
+                    .forward(batch.images.len(), staging, logits)
+                    .map(|()| ran);
             };
-            let [reds, greens, _] = normalization.table();
+            let [reds, greens, _] = batch.normalization.table();
             logits.copy_from_slice(&[reds[usize::from(pixels[0])], greens[usize::from(pixels[1])]]);
         }
         std::thread::sleep(Duration::from_millis(1));
-        Ok(GATHERED)
+        Ok(ran)
     }
 }
 
@@ -97,7 +100,7 @@ fn an_engine_may_take_pixels_itself_and_says_how_long_that_took() {
     let house = House::of(vec![Box::new(device)], signature(LEN), config(8, HOUR, 8));
     let image = submit(&house, Image::Pixels(vec![255, 0, 9, 9, 9, 9]));
     let output = wait(image).unwrap();
-    assert_eq!(output.logits, [1.0, -0.5]);
+    assert_eq!(output.logits(), [1.0, -0.5]);
     let statistics = house.metrics.statistics.snapshot();
     let batches = statistics.batches[&1];
     assert_eq!((batches.input.count, batches.input.total), (1, GATHERED));

@@ -1,5 +1,6 @@
 //! The batcher as a whole, with engines that are instant or held at a gate.
 
+mod answers;
 mod devices;
 mod images;
 mod random;
@@ -11,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::fake::{FAIL, Fake, PANIC, PATIENCE, Remote, eventually};
 use super::*;
+use crate::engine;
 use crate::telemetry::{DeviceMetrics, Metrics, ModelLabels};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -67,7 +69,11 @@ impl House {
 
     fn send_at(&self, first: f32, priority: Priority) -> Answer {
         let ticket = self.batcher.admit(1).unwrap();
-        ticket.submit(Image::Tensor(vec![first, 1.0]), priority, far())
+        let terms = Terms {
+            priority,
+            ..terms()
+        };
+        ticket.submit(Image::Tensor(vec![first, 1.0]), terms)
     }
 
     fn is_empty(&self) -> bool {
@@ -106,8 +112,22 @@ fn config(max_batch: usize, max_queue_delay: Duration, max_queue: usize) -> Conf
     }
 }
 
-fn far() -> Instant {
-    Instant::now() + HOUR
+fn terms() -> Terms {
+    Terms {
+        wanted: Wanted::Logits,
+        priority: Priority::default(),
+        deadline: Instant::now() + HOUR,
+    }
+}
+
+impl Output {
+    #[track_caller]
+    fn logits(&self) -> &[f32] {
+        match &self.answer {
+            engine::Answer::Logits(logits) => logits,
+            engine::Answer::Best(best) => panic!("{best:?} for logits"),
+        }
+    }
 }
 
 /// Waits for an answer; a worker that has gone shows as `Closed`.
@@ -128,7 +148,7 @@ fn an_idle_engine_with_nothing_on_its_way_runs_at_once() {
     let (house, _remote) = instant(config(8, HOUR, 8));
     for i in 0..3 {
         let output = wait(house.send(i as f32)).unwrap();
-        assert_eq!(output.logits, [i as f32 + 1.0, i as f32 - 1.0]);
+        assert_eq!(output.logits(), [i as f32 + 1.0, i as f32 - 1.0]);
         assert_eq!(output.batch_size, 1);
         assert!(house.is_empty(), "room is given back before the answer");
     }
@@ -141,11 +161,11 @@ fn an_image_waits_for_company_on_its_way() {
     let late = house.batcher.admit(1).unwrap();
     let first = house.send(1.0);
     assert!(remote.nobody_comes());
-    let second = late.submit(Image::Tensor(vec![2.0, 0.0]), Priority::default(), far());
+    let second = late.submit(Image::Tensor(vec![2.0, 0.0]), terms());
     assert_eq!(remote.arrival(), 2);
     remote.open();
     assert_eq!(wait(first).unwrap().batch_size, 2);
-    assert_eq!(wait(second).unwrap().logits, [2.0, 2.0]);
+    assert_eq!(wait(second).unwrap().logits(), [2.0, 2.0]);
 }
 
 #[test]
@@ -183,7 +203,7 @@ fn a_full_batch_waits_for_nobody_and_keeps_the_order() {
     remote.open();
     for (i, answer) in answers.into_iter().enumerate() {
         let output = wait(answer).unwrap();
-        assert_eq!((output.logits[0], output.batch_size), (i as f32 + 1.0, 3));
+        assert_eq!((output.logits()[0], output.batch_size), (i as f32 + 1.0, 3));
     }
     assert_eq!(
         *remote.record.last.lock().unwrap(),
@@ -204,7 +224,7 @@ fn batches_form_under_load() {
                 for i in 0..20 {
                     let value = (client * 100 + i) as f32;
                     assert_eq!(
-                        wait(house.send(value)).unwrap().logits,
+                        wait(house.send(value)).unwrap().logits(),
                         [value + 1.0, value - 1.0]
                     );
                 }
@@ -264,7 +284,7 @@ fn a_failed_batch_answers_every_waiter_and_the_next_succeeds() {
             );
         }
         assert!(house.is_empty());
-        assert_eq!(wait(house.send(5.0)).unwrap().logits, [6.0, 4.0]);
+        assert_eq!(wait(house.send(5.0)).unwrap().logits(), [6.0, 4.0]);
     }
 }
 
@@ -275,8 +295,10 @@ fn the_departed_and_the_late_are_not_executed() {
     answers.drain(1..4);
     let late = house.batcher.admit(1).unwrap().submit(
         Image::Tensor(vec![9.0, 9.0]),
-        Priority::default(),
-        Instant::now(),
+        Terms {
+            deadline: Instant::now(),
+            ..terms()
+        },
     );
     assert_eq!(house.metrics.queue_depth.get(), 6);
     remote.open();
@@ -313,7 +335,7 @@ fn admission_is_whole_or_not_and_comes_back() {
     ticket.resize(3).unwrap();
     let one = ticket.take_one().unwrap();
     assert_eq!((ticket.images(), one.images()), (2, 1));
-    let queued = one.submit(Image::Tensor(vec![1.0, 1.0]), Priority::default(), far());
+    let queued = one.submit(Image::Tensor(vec![1.0, 1.0]), terms());
     let load = house.batcher.load();
     assert_eq!((load.admitted, load.on_its_way, load.queued), (4, 2, 1));
     assert!(house.batcher.admit(1).is_err());
@@ -333,20 +355,20 @@ fn admission_is_whole_or_not_and_comes_back() {
 fn tickets_of_any_size_submit_one_image_or_none() {
     let (house, remote) = instant(config(8, HOUR, 8));
     let three = house.batcher.admit(3).unwrap();
-    assert!(wait(three.submit(Image::Tensor(vec![1.0, 1.0]), Priority::default(), far())).is_ok());
+    assert!(wait(three.submit(Image::Tensor(vec![1.0, 1.0]), terms())).is_ok());
     assert!(house.is_empty());
     let mut none = house.batcher.admit(0).unwrap();
     assert!(none.take_one().is_none());
     assert_eq!(
-        wait(none.submit(Image::Tensor(vec![1.0, 1.0]), Priority::default(), far())).unwrap_err(),
+        wait(none.submit(Image::Tensor(vec![1.0, 1.0]), terms())).unwrap_err(),
         BatchError::Closed
     );
     assert!(house.is_empty());
-    let wrong = house.batcher.admit(1).unwrap().submit(
-        Image::Tensor(vec![1.0; 5]),
-        Priority::default(),
-        far(),
-    );
+    let wrong = house
+        .batcher
+        .admit(1)
+        .unwrap()
+        .submit(Image::Tensor(vec![1.0; 5]), terms());
     let length = BatchError::ImageLength {
         expected: 2,
         found: 5,
@@ -363,7 +385,7 @@ fn the_last_handle_gone_the_queue_drains_and_the_worker_ends() {
     let queued: Vec<Answer> = (0..3).map(|i| house.send(i as f32)).collect();
     drop(house);
     // a ticket keeps the worker as a handle does
-    let last = ticket.submit(Image::Tensor(vec![7.0, 1.0]), Priority::default(), far());
+    let last = ticket.submit(Image::Tensor(vec![7.0, 1.0]), terms());
     remote.open();
     for answer in [first, last].into_iter().chain(queued) {
         assert!(wait(answer).is_ok());
@@ -392,16 +414,15 @@ fn a_worker_that_is_gone_leaves_nobody_waiting() {
         queue: Arc::clone(&queue),
     });
     let mut ticket = Ticket::new(handle, 2).unwrap();
-    let before = ticket.take_one().unwrap().submit(
-        Image::Tensor(vec![1.0, 1.0]),
-        Priority::default(),
-        far(),
-    );
+    let before = ticket
+        .take_one()
+        .unwrap()
+        .submit(Image::Tensor(vec![1.0, 1.0]), terms());
     queue.leave(0);
     assert_eq!(wait(before).unwrap_err(), BatchError::Closed);
     assert_eq!((queue.load().admitted, queue.load().on_its_way), (1, 1));
     assert_eq!(
-        wait(ticket.submit(Image::Tensor(vec![1.0, 1.0]), Priority::default(), far())).unwrap_err(),
+        wait(ticket.submit(Image::Tensor(vec![1.0, 1.0]), terms())).unwrap_err(),
         BatchError::Closed
     );
     assert_eq!((queue.load().admitted, queue.load().on_its_way), (0, 0));
@@ -446,7 +467,11 @@ fn the_highest_priority_goes_first_and_of_equal_ones_who_came_first() {
     let send = |priority: Option<u64>, first: f32| {
         let priority = priority.map_or(Priority::default(), |level| Priority::new(level).unwrap());
         let ticket = house.batcher.admit(1).unwrap();
-        ticket.submit(Image::Tensor(vec![first, 0.0]), priority, far())
+        let terms = Terms {
+            priority,
+            ..terms()
+        };
+        ticket.submit(Image::Tensor(vec![first, 0.0]), terms)
     };
     let sent = [
         (Some(10), 5.0),
@@ -466,7 +491,7 @@ fn the_highest_priority_goes_first_and_of_equal_ones_who_came_first() {
     remote.open();
     assert!(wait(running).is_ok());
     for (place, answer) in answers {
-        assert_eq!(wait(answer).unwrap().logits[0], place);
+        assert_eq!(wait(answer).unwrap().logits()[0], place);
     }
 }
 

@@ -55,13 +55,15 @@ fn random_request(batcher: &Batcher, random: &mut Random) -> Vec<Answer> {
         }
         let deadline = match random.below(4) {
             0 => Instant::now() + Duration::from_micros(random.below(500) as u64),
-            _ => far(),
+            _ => terms().deadline,
         };
         let value = if random.below(40) == 0 { FAIL } else { 1.0 };
         let answer = one.submit(
             Image::Tensor(vec![value, 1.0]),
-            Priority::default(),
-            deadline,
+            Terms {
+                deadline,
+                ..terms()
+            },
         );
         if random.below(3) != 0 {
             answers.push(answer);
@@ -127,7 +129,7 @@ fn check_answers(house: &House, answers: Vec<(f32, Answer)>, left: usize) {
     let mut in_vain = 0;
     for (value, answer) in answers {
         match wait(answer) {
-            Ok(output) => assert_eq!(output.logits, [value + 1.0, value - 1.0]),
+            Ok(output) => assert_eq!(output.logits(), [value + 1.0, value - 1.0]),
             Err(BatchError::Lost(_)) => in_vain += 1,
             Err(other) => panic!("{value}: {other:?}"),
         }

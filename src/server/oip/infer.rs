@@ -9,7 +9,7 @@ use super::tensor::{self, Tensor};
 use crate::server::Core;
 use crate::server::ask::{self, Clock, Held};
 use crate::server::record::Record;
-use crate::service::{Error, Request, ServedModel};
+use crate::service::{Error, Request, ServedModel, Wanted};
 
 /// A request as its protocol understood it.
 #[derive(Debug, Default)]
@@ -66,6 +66,7 @@ pub(in crate::server) async fn infer(
         .and_then(|limit| clock.received.checked_add(limit));
     let request = Request {
         inputs,
+        wanted: Wanted::Logits,
         priority: schedule.priority,
         whole: true,
         received: clock.received,
@@ -78,7 +79,7 @@ pub(in crate::server) async fn infer(
         let tensors = outputs
             .into_iter()
             .map(|output| output.tensor(&scores, &model));
-        Ok(tensors.collect())
+        tensors.collect()
     });
     Ok(Answer {
         outputs: outputs.await?,

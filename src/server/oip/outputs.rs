@@ -100,17 +100,19 @@ pub(super) fn wanted(
 
 impl Output {
     /// The tensor of all images.
-    pub(super) fn tensor(self, scores: &[Scores], model: &ServedModel) -> Tensor {
+    ///
+    /// # Errors
+    /// When the service was not asked for logits.
+    pub(super) fn tensor(self, scores: &[Scores], model: &ServedModel) -> Result<Tensor, Error> {
         let values = |scores: &Scores| match self.kind {
-            Kind::Logits => scores.logits().to_vec(),
+            Kind::Logits => scores.logits().map(<[f32]>::to_vec),
             Kind::Probabilities => scores.probabilities(),
         };
+        let values: Vec<Vec<f32>> = scores.iter().map(values).collect::<Result<_, _>>()?;
         let (datatype, columns, values) = if self.classification == 0 {
-            let values = scores.iter().flat_map(values).collect();
-            ("FP32", model.labels.len(), Values::Floats(values))
+            ("FP32", model.labels.len(), Values::Floats(values.concat()))
         } else {
-            let best = |scores: &Scores| {
-                let values = values(scores);
+            let best = |(scores, values): (&Scores, Vec<f32>)| {
                 let text = |class: usize| match (values.get(class), model.labels.get(class)) {
                     (Some(value), Some(label)) => format!("{value}:{class}:{label}"),
                     _ => String::new(),
@@ -118,16 +120,16 @@ impl Output {
                 let classes = scores.top(self.classification).into_iter();
                 classes.map(text).collect::<Vec<_>>()
             };
-            let texts = scores.iter().flat_map(best).collect();
+            let texts = scores.iter().zip(values).flat_map(best).collect();
             ("BYTES", self.classification, Values::Texts(texts))
         };
-        Tensor {
+        Ok(Tensor {
             name: self.kind.name(),
             datatype,
             shape: [scores.len(), columns],
             values,
             binary: self.binary,
-        }
+        })
     }
 }
 

@@ -1,4 +1,4 @@
-//! The fused engine on one slot of a GPU: images in, logits out, by replaying the graph of the batch's bucket.
+//! The fused engine on one slot of a GPU: images in, logits or the best of them out, by replaying the graph of the batch's bucket.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use cudarc::driver::{CudaContext, CudaGraph, result};
 use super::algorithm::Algorithm;
 use super::cudnn::Cudnn;
 use super::driver::Context;
-use super::launch::{Pixels, Planes};
+use super::launch::{MAX_BEST, Pixels, Planes};
 use super::matmul::CublasLt;
 use super::model::{LayerOp, Model};
 use super::slot::Slot;
@@ -17,7 +17,8 @@ use super::tune;
 use crate::engine::cuda::buckets;
 use crate::engine::cuda::records::{Machine, Records};
 use crate::engine::{
-    Engine, EngineError, EngineInfo, Image, LayerProfile, Normalization, Precision, gather,
+    Batch, Engine, EngineError, EngineInfo, Image, LayerProfile, Normalization, Precision, Ran,
+    Wanted, gather,
 };
 use crate::ir::Graph;
 use crate::weights::Parameters;
@@ -174,13 +175,14 @@ impl CudaEngine {
         captured.ok_or_else(|| EngineError::Device(format!("no graph holds {batch} images")))
     }
 
-    /// Runs a batch; returns how long it took until the images lay in pinned memory.
+    /// Runs a batch: its images are gathered when they lie in pinned memory.
     fn run(
         &mut self,
         batch: usize,
         feed: Feed<'_>,
+        wanted: Wanted,
         logits: &mut [f32],
-    ) -> Result<Duration, EngineError> {
+    ) -> Result<Ran, EngineError> {
         let expected = batch * self.slot.model.classes;
         if logits.len() != expected || batch == 0 {
             return Err(EngineError::Length {
@@ -192,14 +194,23 @@ impl CudaEngine {
         self.ready(batch)?;
         let started = Instant::now();
         let bytes = self.stage(feed)?;
-        let staged = started.elapsed();
+        let gathered = started.elapsed();
         self.lay(batch, feed, bytes)?;
         self.of(batch)?
             .graph
             .launch()
             .context(|| format!("replaying a batch of {batch}"))?;
-        self.fetch(logits)?;
-        Ok(staged)
+        let best = match wanted {
+            Wanted::Best(k @ 1..=MAX_BEST) => {
+                let k = k.min(self.slot.model.classes);
+                Some(self.slot.take_best(batch, k)?)
+            }
+            _ => {
+                self.slot.take_logits(logits)?;
+                None
+            }
+        };
+        Ok(Ran { gathered, best })
     }
 
     /// Copies a batch into pinned memory; returns its bytes.
@@ -267,28 +278,6 @@ impl CudaEngine {
         }
     }
 
-    /// Waits for the batch and takes its logits.
-    fn fetch(&mut self, logits: &mut [f32]) -> Result<(), EngineError> {
-        let stream = Arc::clone(&self.slot.stream);
-        self.slot.memory()?;
-        let Some(memory) = self.slot.memory_mut() else {
-            return Ok(());
-        };
-        let from = memory.logits.address;
-        let to = memory
-            .to
-            .as_mut_slice()
-            .context(|| "waiting for pinned memory")?;
-        let to = &mut to[..logits.len()];
-        // SAFETY: the logits of the batch are on the card, and the stream is waited for before they are read here.
-        #[allow(unsafe_code)]
-        let copied = unsafe { result::memcpy_dtoh_async(to, from, stream.cu_stream()) };
-        copied.context(|| "copying logits from the card")?;
-        stream.synchronize().context(|| "waiting for the batch")?;
-        logits.copy_from_slice(to);
-        Ok(())
-    }
-
     /// Puts what pixels become on the card, if it is not there yet.
     fn tabulate(&mut self, normalization: &Normalization) -> Result<(), EngineError> {
         if self.table.as_ref() == Some(normalization) {
@@ -323,7 +312,9 @@ impl Engine for CudaEngine {
 
     fn prepare(&mut self, max_batch: usize) -> Result<Vec<usize>, EngineError> {
         let captured = self.capture(&buckets::candidates(max_batch));
-        self.examine(captured)?;
+        // no graph holds this kernel, and the driver loads one when it is first launched
+        let ready = captured.and_then(|()| self.slot.take_best(1, 1));
+        self.examine(ready)?;
         Ok(self
             .captured
             .iter()
@@ -349,17 +340,21 @@ impl Engine for CudaEngine {
                 found: input.len(),
             });
         }
-        let ran = self.run(batch, Feed::Planes(input), logits);
+        let ran = self.run(batch, Feed::Planes(input), Wanted::Logits, logits);
         self.examine(ran).map(drop)
     }
 
     fn forward_images(
         &mut self,
-        images: &[&Image],
-        normalization: &Normalization,
+        batch: &Batch<'_>,
         staging: &mut Vec<f32>,
         logits: &mut [f32],
-    ) -> Result<Duration, EngineError> {
+    ) -> Result<Ran, EngineError> {
+        let &Batch {
+            images,
+            normalization,
+            wanted,
+        } = batch;
         let expected = self.slot.model.input.elements();
         if let Some(image) = images.iter().find(|image| image.elements() != expected) {
             let found = image.elements();
@@ -373,13 +368,16 @@ impl Engine for CudaEngine {
         let ran = if only_pixels && self.slot.model.lays_pixels() {
             self.ready(images.len())
                 .and_then(|()| self.tabulate(normalization))
-                .and_then(|()| self.run(images.len(), Feed::Pixels(images), logits))
+                .and_then(|()| self.run(images.len(), Feed::Pixels(images), wanted, logits))
         } else {
             let started = Instant::now();
             gather(images, normalization, staging)?;
             let gathered = started.elapsed();
-            let ran = self.run(images.len(), Feed::Planes(staging), logits);
-            ran.map(|staged| gathered + staged)
+            let ran = self.run(images.len(), Feed::Planes(staging), wanted, logits);
+            ran.map(|ran| Ran {
+                gathered: gathered + ran.gathered,
+                ..ran
+            })
         };
         self.examine(ran)
     }

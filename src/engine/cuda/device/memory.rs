@@ -7,6 +7,7 @@ use cudarc::driver::{
 };
 
 use super::driver::Context;
+use super::launch::{MAX_BEST, TopK};
 use super::model::Model;
 use crate::engine::EngineError;
 use crate::engine::cuda::plan::Tensor;
@@ -26,11 +27,13 @@ pub(super) struct Memory {
     pub(super) input: Block<u8>,
     /// `[max_batch, classes]`.
     pub(super) logits: Block<f32>,
+    /// The best of them, where these alone are wanted.
+    pub(super) best: Block<u8>,
     /// What each level of each channel becomes.
     pub(super) table: Block<f32>,
-    /// The host's sides of `input` and `logits`.
+    /// The host's sides: of `input`, and of `logits` or `best`.
     pub(super) from: PinnedHostSlice<u8>,
-    pub(super) to: PinnedHostSlice<f32>,
+    pub(super) to: PinnedHostSlice<u8>,
 }
 
 /// An allocation and its address.
@@ -52,6 +55,8 @@ impl Memory {
         let arena = max_batch * model.arena * element;
         let input = max_batch * model.input.elements() * size_of::<f32>();
         let logits = max_batch * model.classes;
+        let best = TopK::bytes(max_batch, MAX_BEST);
+        let answers = best.max(logits * size_of::<f32>());
         let context = stream.context();
         let what = || {
             let (free, total) = context.mem_get_info().unwrap_or_default();
@@ -69,7 +74,7 @@ impl Memory {
         #[allow(unsafe_code)]
         let (from, to) = unsafe {
             let from = context.alloc_pinned(input);
-            (from, context.alloc_pinned_with_flags(logits, 0))
+            (from, context.alloc_pinned_with_flags(answers, 0))
         };
         let pinned = || format!("pinned memory for {max_batch} images");
         Ok(Self {
@@ -78,6 +83,7 @@ impl Memory {
             workspace: Block::new(stream, WORKSPACE).context(what)?,
             input: Block::new(stream, input).context(what)?,
             logits: Block::new(stream, logits).context(what)?,
+            best: Block::new(stream, best).context(what)?,
             table: Block::new(stream, 3 * 256).context(what)?,
             from: from.context(pinned)?,
             to: to.context(pinned)?,

@@ -1,5 +1,7 @@
 //! One stream of a card with its handles and memory: launches layers, captures what is launched, and times it.
 
+mod answers;
+
 use std::sync::Arc;
 
 use cudarc::driver::sys::{CUevent_flags, CUgraphInstantiate_flags_enum, CUstreamCaptureMode};

@@ -62,15 +62,13 @@ pub(crate) struct TopK {
     pub(crate) classes: usize,
     /// At most [`MAX_BEST`] and at most `classes`.
     pub(crate) k: usize,
-    /// [`Best`] `[rows, k]`.
-    pub(crate) best: u64,
-    /// [`Summary`] `[rows]`.
-    pub(crate) summaries: u64,
+    /// [`TopK::bytes`], to be copied at once: [`Summary`] `[rows]`, then [`Best`] `[rows, k]`.
+    pub(crate) answers: u64,
 }
 
 /// A class and its logit, as [`TopK`] writes it.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Best {
     pub(crate) class: u32,
     pub(crate) logit: f32,
@@ -78,7 +76,7 @@ pub(crate) struct Best {
 
 /// What [`TopK`] says of a row: a class has probability `exp(logit - max) / sum`.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Summary {
     pub(crate) sum: f64,
     pub(crate) max: f32,
@@ -96,13 +94,51 @@ pub(crate) struct TopKArguments {
     k: i32,
 }
 
+impl TopK {
+    /// Of the answers.
+    pub(crate) const fn bytes(rows: usize, k: usize) -> usize {
+        rows * (size_of::<Summary>() + k * size_of::<Best>())
+    }
+
+    /// What the kernel said of each row, from a copy of the answers.
+    pub(crate) fn read<'a>(
+        &self,
+        answers: &'a [u8],
+    ) -> impl Iterator<Item = (Summary, impl Iterator<Item = Best> + 'a)> + 'a {
+        let (words, _) = answers.as_chunks::<8>();
+        let (summaries, best) = words.split_at(words.len().min(2 * self.rows));
+        let (summaries, _) = summaries.as_chunks::<2>();
+        let summary = |&[sum, rest]: &[[u8; 8]; 2]| {
+            let [max, finite] = halves(rest);
+            Summary {
+                sum: f64::from_ne_bytes(sum),
+                max: f32::from_ne_bytes(max),
+                finite: u32::from_ne_bytes(finite),
+            }
+        };
+        let one = |&word: &[u8; 8]| {
+            let [class, logit] = halves(word);
+            Best {
+                class: u32::from_ne_bytes(class),
+                logit: f32::from_ne_bytes(logit),
+            }
+        };
+        let best = best.chunks_exact(self.k.max(1));
+        let best = best.map(move |row| row.iter().map(one));
+        summaries.iter().map(summary).zip(best)
+    }
+}
+
+fn halves([a, b, c, d, e, f, g, h]: [u8; 8]) -> [[u8; 4]; 2] {
+    [[a, b, c, d], [e, f, g, h]]
+}
+
 impl Work for TopK {
     type Arguments = TopKArguments;
 
     fn launch(&self) -> Result<Launch<TopKArguments>, Misfit> {
         check_address(self, self.logits, 4)?;
-        check_address(self, self.best, 4)?;
-        check_address(self, self.summaries, 8)?;
+        check_address(self, self.answers, 8)?;
         if self.rows == 0 || self.k == 0 || self.k > MAX_BEST.min(self.classes) {
             return refuse(
                 self,
@@ -114,8 +150,8 @@ impl Work for TopK {
             blocks: count(self, self.rows)?,
             arguments: TopKArguments {
                 logits: self.logits,
-                best: self.best,
-                summaries: self.summaries,
+                best: self.answers + (self.rows * size_of::<Summary>()) as u64,
+                summaries: self.answers,
                 classes: signed(self, self.classes)?,
                 k: signed(self, self.k)?,
             },

@@ -10,7 +10,7 @@ mod pool;
 
 use std::fmt::Debug;
 
-pub(crate) use answers::{Best, MAX_BEST, Summary, TopK, Widen};
+pub(crate) use answers::{MAX_BEST, TopK, Widen};
 pub(crate) use images::{Pixels, Planes};
 pub(crate) use map::{MAX_OPERATIONS, Map, Operation};
 pub(crate) use pool::{Pool, Reduce};
