@@ -62,6 +62,7 @@ pub struct Remote {
     failing: AtomicBool,
     lost: AtomicBool,
     executed: AtomicUsize,
+    ranked: AtomicUsize,
 }
 
 /// Logits are the means of the colours.
@@ -103,6 +104,11 @@ impl Remote {
     /// Images whose batch has begun, the warm-up not counted.
     pub fn executed(&self) -> usize {
         self.executed.load(Ordering::SeqCst)
+    }
+
+    /// Those whose best classes alone were wanted.
+    pub fn ranked(&self) -> usize {
+        self.ranked.load(Ordering::SeqCst)
     }
 }
 
@@ -146,6 +152,8 @@ impl Engine for Colours {
         let best = match batch.wanted {
             Wanted::Logits => None,
             Wanted::Best(k) => {
+                let images = batch.images.len();
+                self.remote.ranked.fetch_add(images, Ordering::SeqCst);
                 let rows = logits.chunks_exact(3);
                 Some(rows.map(|logits| Best::of(logits, k)).collect())
             }

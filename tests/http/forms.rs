@@ -17,8 +17,14 @@ async fn a_raw_image_is_classified_whatever_its_type_says() {
         if let Some(content_type) = content_type {
             request = request.header("content-type", content_type);
         }
+        let ranked = server.engine.ranked();
         let (status, body) = send(request).await;
         assert_eq!(status, 200, "{content_type:?}: {body}");
+        assert_eq!(
+            server.engine.ranked(),
+            ranked + 1,
+            "no logits are asked for"
+        );
         assert_eq!(body["model"], "m");
         assert_eq!(body["version"], "3");
         assert_eq!(body["depth"], 7);
