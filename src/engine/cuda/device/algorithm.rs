@@ -87,14 +87,22 @@ impl Algorithm {
             task.layer.conv_shape(task.conv, task.batch),
         );
         let conv = |fused| ConvPlan::from_name(&slot.cudnn, &shape, math, fused, plan);
-        match kind {
-            "fused" if !task.to_logits => conv(true).map(Self::Fused),
-            "bare" if !task.to_logits => conv(false).map(Self::Bare),
+        let algorithm = match kind {
+            "fused" if !task.to_logits => conv(true).map(Self::Fused)?,
+            "bare" if !task.to_logits => conv(false).map(Self::Bare)?,
             "product" if task.conv.is_product => {
-                MatmulPlan::from_name(&slot.lt, &task.product(), math, plan).map(Self::Product)
+                let plan = MatmulPlan::from_name(&slot.lt, &task.product(), math, plan)?;
+                Self::Product(plan)
             }
-            _ => Err(EngineError::Device(format!(
-                "{name:?} names no algorithm of this layer"
+            _ => {
+                let unknown = format!("{name:?} names no algorithm of this layer");
+                return Err(EngineError::Device(unknown));
+            }
+        };
+        match algorithm.workspace() {
+            0..=WORKSPACE => Ok(algorithm),
+            workspace => Err(EngineError::Device(format!(
+                "{name:?} asks for {workspace} bytes of workspace, of {WORKSPACE} that there are"
             ))),
         }
     }

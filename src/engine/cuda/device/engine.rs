@@ -136,8 +136,7 @@ impl CudaEngine {
         for &batch in sizes {
             let slot = &self.slot;
             let algorithms = tune::algorithms(slot, batch)?;
-            slot.network(&algorithms, batch)?;
-            slot.synchronize()?;
+            slot.finish(|| slot.network(&algorithms, batch))?;
             let graph = slot.capture(|| slot.network(&algorithms, batch))?;
             let seconds = slot.seconds(f64::INFINITY, &graph)?;
             tracing::info!(batch, milliseconds = seconds * 1e3, "captured");
@@ -160,10 +159,18 @@ impl CudaEngine {
 
     /// Makes sure that a batch of that size can run: at its own size, where nothing larger has been made ready.
     fn ready(&mut self, batch: usize) -> Result<(), EngineError> {
+        self.bind()?;
         match self.of(batch) {
             Ok(_) => Ok(()),
             Err(_) => self.capture(&[batch]),
         }
+    }
+
+    /// Makes the GPU's context that of this thread: not every call binds it by itself, and the thread may be another than
+    /// at the last call, or have run another GPU's engine.
+    fn bind(&self) -> Result<(), EngineError> {
+        let bound = self.slot.stream.context().bind_to_thread();
+        bound.context(|| "binding the thread to the card")
     }
 
     /// The captured network that a batch runs in.
@@ -305,13 +312,22 @@ impl CudaEngine {
     }
 }
 
+impl Drop for CudaEngine {
+    fn drop(&mut self) {
+        // whoever unloads a model may have run nothing on the card, and libraries free what they hold in the context of
+        // the thread. A failure leaves nothing to do: the driver frees everything with the context
+        let _ = self.bind();
+    }
+}
+
 impl Engine for CudaEngine {
     fn info(&self) -> &EngineInfo {
         &self.info
     }
 
     fn prepare(&mut self, max_batch: usize) -> Result<Vec<usize>, EngineError> {
-        let captured = self.capture(&buckets::candidates(max_batch));
+        let bound = self.bind();
+        let captured = bound.and_then(|()| self.capture(&buckets::candidates(max_batch)));
         // no graph holds this kernel, and the driver loads one when it is first launched
         let ready = captured.and_then(|()| self.slot.take_best(1, 1));
         self.examine(ready)?;

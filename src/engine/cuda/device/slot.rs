@@ -223,8 +223,7 @@ impl Slot {
         best: f64,
         work: impl Fn() -> Result<(), EngineError>,
     ) -> Result<f64, EngineError> {
-        work()?;
-        self.synchronize()?;
+        self.finish(&work)?;
         let graph = self.capture(|| (0..REPEATS).try_for_each(|_| work()))?;
         let repeats = REPEATS as f64;
         Ok(self.seconds(best * repeats, &graph)? / repeats)
@@ -249,6 +248,16 @@ impl Slot {
             return Ok(first);
         }
         (0..RUNS).try_fold(f64::INFINITY, |fastest, _| Ok(fastest.min(once()?)))
+    }
+
+    /// Puts work on the stream and waits for it, after an error too: what was launched before it may need what goes then.
+    pub(super) fn finish(
+        &self,
+        work: impl FnOnce() -> Result<(), EngineError>,
+    ) -> Result<(), EngineError> {
+        let worked = work();
+        let waited = self.synchronize();
+        worked.and(waited)
     }
 
     pub(super) fn synchronize(&self) -> Result<(), EngineError> {

@@ -18,11 +18,18 @@ pub(super) fn algorithms(slot: &Slot, batch: usize) -> Result<Vec<Option<Algorit
     chosen.collect()
 }
 
+/// The algorithm of a name, once it has run.
+fn recorded(slot: &Slot, task: Task<'_>, name: &str) -> Result<Algorithm, EngineError> {
+    let algorithm = Algorithm::from_name(slot, task, name)?;
+    slot.finish(|| algorithm.run(slot, task))?;
+    Ok(algorithm)
+}
+
 fn algorithm(slot: &Slot, task: Task<'_>) -> Result<Algorithm, EngineError> {
     let (key, name) = (task.key(slot.model.math), &task.layer.name);
     let known = slot.model.records().find(&key, task.batch).cloned();
     if let Some(record) = known {
-        match Algorithm::from_name(slot, task, &record.algorithm) {
+        match recorded(slot, task, &record.algorithm) {
             Ok(algorithm) => return Ok(algorithm),
             Err(error) => {
                 tracing::warn!(layer = name, %error, "a recorded algorithm is measured anew")
