@@ -4,21 +4,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cudarc::driver::{CudaContext, CudaGraph, result};
+use cudarc::driver::{CudaContext, CudaGraph};
 
 use super::algorithm::Algorithm;
 use super::cudnn::Cudnn;
 use super::driver::Context;
-use super::launch::{MAX_BEST, Pixels, Planes};
+use super::launch::MAX_BEST;
 use super::matmul::CublasLt;
 use super::model::{LayerOp, Model};
-use super::slot::Slot;
+use super::slot::{Feed, Slot};
 use super::tune;
 use crate::engine::cuda::buckets;
 use crate::engine::cuda::records::{Machine, Records};
 use crate::engine::{
-    Batch, Engine, EngineError, EngineInfo, Image, LayerProfile, Normalization, Precision, Ran,
-    Wanted, gather,
+    Batch, Engine, EngineError, EngineInfo, Image, LayerProfile, Precision, Ran, Wanted, gather,
 };
 use crate::ir::Graph;
 use crate::weights::Parameters;
@@ -32,8 +31,6 @@ pub(crate) struct CudaEngine {
     captured: Vec<Captured>,
     slot: Slot,
     info: EngineInfo,
-    /// The normalization whose table is on the card.
-    table: Option<Normalization>,
 }
 
 /// Where and how a network is to run.
@@ -58,13 +55,6 @@ struct Captured {
 // SAFETY: a graph is bound to no thread; one at a time uses it, as it is not Sync.
 #[allow(unsafe_code)]
 unsafe impl Send for Captured {}
-
-/// What a batch is before it is laid out.
-#[derive(Clone, Copy)]
-enum Feed<'a> {
-    Pixels(&'a [&'a Image]),
-    Planes(&'a [f32]),
-}
 
 impl std::fmt::Debug for Captured {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -119,7 +109,6 @@ impl CudaEngine {
                     captured: Vec::new(),
                     slot: Slot::new(Arc::clone(&model), stream)?,
                     info: info.clone(),
-                    table: None,
                 })
             })
             .collect()
@@ -128,7 +117,6 @@ impl CudaEngine {
     /// Measures and captures the network at these ascending batch sizes, in place of what was captured.
     fn capture(&mut self, sizes: &[usize]) -> Result<(), EngineError> {
         self.captured.clear();
-        self.table = None;
         self.slot.make_room(sizes.last().copied().unwrap_or(1))?;
         let started = Instant::now();
         let mut captured = Vec::new();
@@ -200,13 +188,12 @@ impl CudaEngine {
         }
         self.ready(batch)?;
         let started = Instant::now();
-        let bytes = self.stage(feed)?;
+        self.slot.stage(feed)?;
         let gathered = started.elapsed();
-        self.lay(batch, feed, bytes)?;
-        self.of(batch)?
-            .graph
-            .launch()
-            .context(|| format!("replaying a batch of {batch}"))?;
+        let bucket = self.of(batch)?.batch;
+        self.slot.lay(feed, batch, bucket)?;
+        let replayed = self.of(batch)?.graph.launch();
+        replayed.context(|| format!("replaying a batch of {batch}"))?;
         let best = match wanted {
             Wanted::Best(k @ 1..=MAX_BEST) => {
                 let k = k.min(self.slot.model.classes);
@@ -218,87 +205,6 @@ impl CudaEngine {
             }
         };
         Ok(Ran { gathered, best })
-    }
-
-    /// Copies a batch into pinned memory; returns its bytes.
-    fn stage(&mut self, feed: Feed<'_>) -> Result<usize, EngineError> {
-        let image = self.slot.model.input.elements();
-        self.slot.memory()?;
-        let Some(memory) = self.slot.memory_mut() else {
-            return Ok(0);
-        };
-        let to = memory
-            .from
-            .as_mut_slice()
-            .context(|| "waiting for pinned memory")?;
-        match feed {
-            Feed::Pixels(images) => {
-                for (image, to) in images.iter().zip(to.chunks_exact_mut(image)) {
-                    if let Image::Pixels(pixels) = image {
-                        to.copy_from_slice(pixels);
-                    }
-                }
-                Ok(images.len() * image)
-            }
-            Feed::Planes(values) => {
-                let (to, _) = to.as_chunks_mut::<4>();
-                for (value, to) in values.iter().zip(to) {
-                    *to = value.to_ne_bytes();
-                }
-                Ok(size_of_val(values))
-            }
-        }
-    }
-
-    /// Sends the staged bytes to the card and has them laid where the network reads its image.
-    fn lay(&mut self, batch: usize, feed: Feed<'_>, bytes: usize) -> Result<(), EngineError> {
-        let (slot, memory) = (&self.slot, self.slot.memory()?);
-        let staged = memory
-            .from
-            .as_slice()
-            .context(|| "waiting for pinned memory")?;
-        let input = memory.input.address;
-        // SAFETY: the address is of memory as large as the pinned memory that is copied from, and that is not written
-        // before the stream has been waited for.
-        #[allow(unsafe_code)]
-        let copied =
-            unsafe { result::memcpy_htod_async(input, &staged[..bytes], slot.stream.cu_stream()) };
-        copied.context(|| format!("copying {bytes} bytes of images to the card"))?;
-        // the images of the batch alone: what else the bucket holds is computed and never read
-        let bucket = self.of(batch)?.batch;
-        let mut output = slot.tensor(&slot.model.image, bucket)?;
-        output.images = batch;
-        output.channels = slot.model.input.channels;
-        let element = slot.model.math.element();
-        match feed {
-            Feed::Pixels(_) => slot.work(&Pixels {
-                element,
-                pixels: input,
-                table: memory.table.address,
-                output,
-            }),
-            Feed::Planes(_) => slot.work(&Planes {
-                element,
-                planes: input,
-                output,
-            }),
-        }
-    }
-
-    /// Puts what pixels become on the card, if it is not there yet.
-    fn tabulate(&mut self, normalization: &Normalization) -> Result<(), EngineError> {
-        if self.table.as_ref() == Some(normalization) {
-            return Ok(());
-        }
-        let (slot, table) = (&self.slot, normalization.table().as_flattened());
-        let to = slot.memory()?.table.address;
-        // SAFETY: the address is of 3 x 256 values, and the stream is waited for while the table is borrowed.
-        #[allow(unsafe_code)]
-        let copied = unsafe { result::memcpy_htod_async(to, table, slot.stream.cu_stream()) };
-        copied.context(|| "copying the normalization to the card")?;
-        slot.synchronize()?;
-        self.table = Some(normalization.clone());
-        Ok(())
     }
 
     /// An error after which the card does not even wait any more is the device's last.
@@ -382,9 +288,7 @@ impl Engine for CudaEngine {
         }
         let only_pixels = images.iter().all(|image| matches!(image, Image::Pixels(_)));
         let ran = if only_pixels && self.slot.model.lays_pixels() {
-            self.ready(images.len())
-                .and_then(|()| self.tabulate(normalization))
-                .and_then(|()| self.run(images.len(), Feed::Pixels(images), wanted, logits))
+            self.run(images.len(), Feed::Pixels(batch), wanted, logits)
         } else {
             let started = Instant::now();
             gather(images, normalization, staging)?;

@@ -9,8 +9,8 @@ use cudarc::driver::{
 use super::driver::Context;
 use super::launch::{MAX_BEST, TopK};
 use super::model::Model;
-use crate::engine::EngineError;
 use crate::engine::cuda::plan::Tensor;
+use crate::engine::{EngineError, Normalization};
 
 /// Bytes that a layer's algorithm may ask for.
 pub(super) const WORKSPACE: usize = 128 << 20;
@@ -29,8 +29,9 @@ pub(super) struct Memory {
     pub(super) logits: Block<f32>,
     /// The best of them, where these alone are wanted.
     pub(super) best: Block<u8>,
-    /// What each level of each channel becomes.
+    /// What each level of each channel becomes, once it is there.
     pub(super) table: Block<f32>,
+    pub(super) table_of: Option<Normalization>,
     /// The host's sides: of `input`, and of `logits` or `best`.
     pub(super) from: PinnedHostSlice<u8>,
     pub(super) to: PinnedHostSlice<u8>,
@@ -85,6 +86,7 @@ impl Memory {
             logits: Block::new(stream, logits).context(what)?,
             best: Block::new(stream, best).context(what)?,
             table: Block::new(stream, 3 * 256).context(what)?,
+            table_of: None,
             from: from.context(pinned)?,
             to: to.context(pinned)?,
         })

@@ -1,6 +1,7 @@
 //! One stream of a card with its handles and memory: launches layers, captures what is launched, and times it.
 
 mod answers;
+mod images;
 
 use std::sync::Arc;
 
@@ -16,6 +17,8 @@ use super::memory::Memory;
 use super::model::{self, LayerOp, Model};
 use crate::engine::EngineError;
 use crate::engine::cuda::plan::{Logits, Tensor};
+
+pub(super) use images::Feed;
 
 /// Launches in a graph that is timed: enough that the time between graphs does not count.
 const REPEATS: usize = 8;
@@ -54,12 +57,11 @@ impl Slot {
     }
 
     pub(super) fn memory(&self) -> Result<&Memory, EngineError> {
-        let none = || EngineError::Device("the slot has no memory yet".to_owned());
-        self.memory.as_ref().ok_or_else(none)
+        self.memory.as_ref().ok_or_else(no_memory)
     }
 
-    pub(super) fn memory_mut(&mut self) -> Option<&mut Memory> {
-        self.memory.as_mut()
+    pub(super) fn memory_mut(&mut self) -> Result<&mut Memory, EngineError> {
+        self.memory.as_mut().ok_or_else(no_memory)
     }
 
     /// The task of a layer that has a choice of algorithms.
@@ -263,4 +265,8 @@ impl Slot {
     pub(super) fn synchronize(&self) -> Result<(), EngineError> {
         self.stream.synchronize().context(|| "waiting for the card")
     }
+}
+
+fn no_memory() -> EngineError {
+    EngineError::Device("the slot has no memory yet".to_owned())
 }

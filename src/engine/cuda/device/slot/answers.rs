@@ -45,10 +45,7 @@ impl Slot {
 
     /// Copies bytes from the card when all before is done.
     fn fetch(&mut self, from: u64, bytes: usize) -> Result<&[u8], EngineError> {
-        self.memory()?;
-        let Some(memory) = &mut self.memory else {
-            return Ok(&[]);
-        };
+        let memory = self.memory.as_mut().ok_or_else(super::no_memory)?;
         let to = memory
             .to
             .as_mut_slice()
