@@ -1,23 +1,32 @@
 //! Which algorithm was the fastest for each layer and batch: measured once for a card, driver and cuDNN, and kept in a
 //! file for the next start.
 //!
-//! A line is `layer TAB batch TAB algorithm TAB microseconds`. What cannot be read is measured again.
+//! A line is `layer TAB batch TAB algorithm TAB microseconds`, or `never` in their place for one that took the card with
+//! it. What cannot be read is measured again.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
 /// A layer's shape and arithmetic in words, and the batch.
 type Key = (String, usize);
 
+/// What stands in place of the time of an algorithm that must not run.
+const NEVER: &str = "never";
+
 /// The fastest algorithms that are known.
 #[derive(Debug, Default)]
 pub(super) struct Records {
-    known: BTreeMap<Key, Record>,
+    lines: Lines,
     file: Option<PathBuf>,
     /// Whether something is known that the file lacks.
     news: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Lines {
+    known: BTreeMap<Key, Record>,
+    banned: BTreeSet<(Key, String)>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -38,7 +47,7 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// `NVIDIA-H100-80GB-HBM3-driver13000-cudnn92800-cublas130200.tsv`.
+    /// `v1-NVIDIA-H100-80GB-HBM3-driver13000-cudnn92800-cublas130200.tsv`; the version is that of the lines' meaning.
     fn file_name(&self) -> String {
         let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
         let card: String = self.card.chars().map(plain).collect();
@@ -48,7 +57,7 @@ impl Machine {
             cublas,
             ..
         } = self;
-        format!("{card}-driver{driver}-cudnn{cudnn}-cublas{cublas}.tsv")
+        format!("v1-{card}-driver{driver}-cudnn{cudnn}-cublas{cublas}.tsv")
     }
 }
 
@@ -58,28 +67,42 @@ impl Records {
         let Some(file) = folder.map(|folder| folder.join(machine.file_name())) else {
             return Self::default();
         };
-        let known = match std::fs::read_to_string(&file) {
+        let lines = match std::fs::read_to_string(&file) {
             Ok(text) => read(&text),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Lines::default(),
             Err(error) => {
                 let file = file.display();
                 tracing::warn!(%error, "{file} cannot be read; algorithms are measured again");
-                BTreeMap::new()
+                Lines::default()
             }
         };
         Self {
-            known,
+            lines,
             file: Some(file),
             news: false,
         }
     }
 
     pub(super) fn find(&self, layer: &str, batch: usize) -> Option<&Record> {
-        self.known.get(&(layer.to_owned(), batch))
+        self.lines.known.get(&(layer.to_owned(), batch))
+    }
+
+    /// Whether an algorithm has taken a card with it.
+    pub(super) fn is_banned(&self, layer: &str, batch: usize, algorithm: &str) -> bool {
+        let key = ((layer.to_owned(), batch), algorithm.to_owned());
+        self.lines.banned.contains(&key)
+    }
+
+    /// Forgets an algorithm, which must not run again.
+    pub(super) fn ban(&mut self, layer: &str, batch: usize, algorithm: &str) {
+        let key = (layer.to_owned(), batch);
+        self.lines.known.remove(&key);
+        self.lines.banned.insert((key, algorithm.to_owned()));
+        self.news = true;
     }
 
     pub(super) fn insert(&mut self, layer: &str, batch: usize, record: Record) {
-        self.known.insert((layer.to_owned(), batch), record);
+        self.lines.known.insert((layer.to_owned(), batch), record);
         self.news = true;
     }
 
@@ -91,17 +114,8 @@ impl Records {
         let Some(file) = self.file.as_ref().filter(|_| self.news) else {
             return Ok(());
         };
-        let mut all = std::fs::read_to_string(file).map_or_else(|_| BTreeMap::new(), |t| read(&t));
-        all.extend(self.known.clone());
-        let mut text = String::new();
-        for ((layer, batch), record) in &all {
-            let Record {
-                algorithm,
-                microseconds,
-            } = record;
-            // writing to a string cannot fail
-            let _ = writeln!(text, "{layer}\t{batch}\t{algorithm}\t{microseconds:.2}");
-        }
+        let others = std::fs::read_to_string(file).map_or_else(|_| Lines::default(), |t| read(&t));
+        let text = write(&self.lines.clone().over(others));
         if let Some(folder) = file.parent() {
             std::fs::create_dir_all(folder)?;
         }
@@ -114,21 +128,56 @@ impl Records {
     }
 }
 
-fn read(text: &str) -> BTreeMap<Key, Record> {
-    let line = |line: &str| {
-        let mut parts = line.split('\t');
-        let (layer, batch) = (parts.next()?, parts.next()?.parse().ok()?);
-        let (algorithm, time) = (parts.next()?, parts.next()?.parse().ok()?);
-        let record = Record {
-            algorithm: algorithm.to_owned(),
-            microseconds: time,
+impl Lines {
+    /// These, and of others what these do not know better.
+    fn over(mut self, others: Self) -> Self {
+        self.banned.extend(others.banned);
+        for (key, record) in others.known {
+            self.known.entry(key).or_insert(record);
+        }
+        let banned = &self.banned;
+        let fit =
+            |key: &Key, record: &Record| !banned.contains(&(key.clone(), record.algorithm.clone()));
+        self.known.retain(|key, record| fit(key, record));
+        self
+    }
+}
+
+fn write(lines: &Lines) -> String {
+    let known = lines.known.iter().map(|((layer, batch), record)| {
+        let Record {
+            algorithm,
+            microseconds,
+        } = record;
+        format!("{layer}\t{batch}\t{algorithm}\t{microseconds:.2}\n")
+    });
+    let banned = lines
+        .banned
+        .iter()
+        .map(|((layer, batch), algorithm)| format!("{layer}\t{batch}\t{algorithm}\t{NEVER}\n"));
+    known.chain(banned).collect()
+}
+
+fn read(text: &str) -> Lines {
+    let mut lines = Lines::default();
+    for line in text.lines() {
+        let parts: Vec<&str> = line.split('\t').collect();
+        let &[layer, batch, algorithm, time] = parts.as_slice() else {
+            continue;
         };
-        parts
-            .next()
-            .is_none()
-            .then(|| ((layer.to_owned(), batch), record))
-    };
-    text.lines().filter_map(line).collect()
+        let Ok(batch) = batch.parse() else { continue };
+        let (key, algorithm) = ((layer.to_owned(), batch), algorithm.to_owned());
+        if time == NEVER {
+            lines.banned.insert((key, algorithm));
+        } else if let Ok(microseconds) = time.parse() {
+            let record = Record {
+                algorithm,
+                microseconds,
+            };
+            lines.known.insert(key, record);
+        }
+    }
+    lines
 }
 
 #[cfg(test)]
@@ -184,12 +233,35 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_left_out() {
         let text = "a\t1\tx\t2.5\nb\t1\tx\nc\tone\tx\t2\n\nd\t1\tx\t2\tmore\ne\t3\ty\t1";
-        let known = read(text);
+        let known = read(text).known;
         let names: Vec<_> = known
             .keys()
             .map(|(layer, batch)| (layer.as_str(), *batch))
             .collect();
         assert_eq!(names, [("a", 1), ("e", 3)]);
+    }
+
+    #[test]
+    fn what_took_the_card_with_it_is_never_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Records::open(Some(folder.path()), &machine(92800));
+        let mut records = open();
+        records.insert("conv", 8, record("bad", 1.0));
+        records.save().unwrap();
+        // another process still believes in it
+        let mut other = open();
+        other.insert("conv", 1, record("good", 1.0));
+        records.ban("conv", 8, "bad");
+        assert!(records.find("conv", 8).is_none());
+        records.save().unwrap();
+        other.save().unwrap();
+        let again = open();
+        assert!(again.is_banned("conv", 8, "bad"));
+        assert!(!again.is_banned("conv", 1, "good") && !again.is_banned("conv", 1, "bad"));
+        assert_eq!(
+            (again.find("conv", 8), again.find("conv", 1)),
+            (None, Some(&record("good", 1.0)))
+        );
     }
 
     #[test]

@@ -1,18 +1,18 @@
 //! What computes one convolution or linear layer at one batch size: cuDNN with everything fused, cuDNN's bare
 //! convolution with a kernel of ours behind it, or a matrix product of cuBLASLt.
 
-use super::cudnn::{ConvBuffers, ConvPlan};
+use super::cudnn::ConvPlan;
 use super::launch::Operation;
-use super::matmul::{MatmulBuffers, MatmulPlan, MatmulShape};
-use super::memory::WORKSPACE;
+use super::matmul::{MatmulPlan, MatmulShape};
+use super::memory::Operands;
 use super::model::{Conv, Layer};
 use super::slot::Slot;
-use crate::engine::EngineError;
-use crate::engine::Precision;
 use crate::engine::cuda::plan::Tensor;
+use crate::engine::{EngineError, Precision};
 
-/// How many of each kind are measured.
-const MEASURED: usize = 8;
+/// How many of each kind are measured: room for the engine that cuDNN names last, which alone writes parts of a
+/// concatenation in place.
+const MEASURED: usize = 12;
 
 /// Addresses of tensors begin with 16 bytes: buffers do, and parts of them only at such channels.
 pub(super) const ALIGNMENT: usize = 16;
@@ -39,37 +39,36 @@ impl Algorithm {
     /// # Errors
     /// When there is none: why.
     pub(super) fn candidates(slot: &Slot, task: Task<'_>) -> Result<Vec<Self>, EngineError> {
-        let (
-            math,
-            Task {
-                layer,
-                conv,
-                batch,
-                to_logits,
-            },
-        ) = (slot.model.math, task);
+        let math = slot.model.math;
         let mut found = Vec::new();
         let mut refusals = Vec::new();
-        let mut add = |kind: Result<Vec<Self>, EngineError>| match kind {
-            Ok(kind) => found.extend(kind),
-            Err(error) => refusals.push(error.to_string()),
-        };
-        if conv.is_product {
-            let products = MatmulPlan::candidates(&slot.lt, &task.product(), math, MEASURED);
-            add(products.map(|plans| plans.into_iter().map(Self::Product).collect()));
+        if task.conv.is_product {
+            match MatmulPlan::candidates(&slot.lt, &task.product(), math, MEASURED) {
+                Ok(plans) => found.extend(plans.into_iter().map(Self::Product)),
+                Err(error) => refusals.push(error.to_string()),
+            }
         }
-        if !to_logits {
-            let shape = layer.conv_shape(conv, batch);
-            let of = |fused, max| ConvPlan::candidates(&slot.cudnn, &shape, math, fused, max);
-            add(of(true, MEASURED).map(|plans| plans.into_iter().map(Self::Fused).collect()));
-            // seldom faster, but cuDNN fuses less than it convolves
-            add(of(false, MEASURED / 4).map(|plans| plans.into_iter().map(Self::Bare).collect()));
+        let shape = task.layer.conv_shape(task.conv, task.batch);
+        let convs = |fused| ConvPlan::candidates(&slot.cudnn, &shape, math, fused, MEASURED);
+        // only a product writes logits in f32
+        if !task.to_logits || found.is_empty() {
+            match convs(true) {
+                Ok(plans) => found.extend(plans.into_iter().map(Self::Fused)),
+                Err(error) => refusals.push(error.to_string()),
+            }
         }
-        found.retain(|algorithm| algorithm.workspace() <= WORKSPACE);
+        // cuDNN convolves more than it fuses
+        if found.is_empty() {
+            match convs(false) {
+                Ok(plans) => found.extend(plans.into_iter().map(Self::Bare)),
+                Err(error) => refusals.push(error.to_string()),
+            }
+        }
         match found.is_empty() {
-            true => Err(EngineError::Unavailable(format!(
-                "nothing computes the layer {} at batch {batch}: {}",
-                layer.name,
+            true => Err(EngineError::Device(format!(
+                "nothing computes the layer {} at batch {}: {}",
+                task.layer.name,
+                task.batch,
                 refusals.join("; ")
             ))),
             false => Ok(found),
@@ -82,28 +81,19 @@ impl Algorithm {
     /// When it is no name of an algorithm, or the library does not take it.
     pub(super) fn from_name(slot: &Slot, task: Task<'_>, name: &str) -> Result<Self, EngineError> {
         let (kind, plan) = name.split_once(' ').unwrap_or((name, ""));
-        let (math, shape) = (
-            slot.model.math,
-            task.layer.conv_shape(task.conv, task.batch),
-        );
+        let math = slot.model.math;
+        let shape = task.layer.conv_shape(task.conv, task.batch);
         let conv = |fused| ConvPlan::from_name(&slot.cudnn, &shape, math, fused, plan);
-        let algorithm = match kind {
-            "fused" if !task.to_logits => conv(true).map(Self::Fused)?,
-            "bare" if !task.to_logits => conv(false).map(Self::Bare)?,
+        match kind {
+            "fused" => conv(true).map(Self::Fused),
+            "bare" => conv(false).map(Self::Bare),
             "product" if task.conv.is_product => {
-                let plan = MatmulPlan::from_name(&slot.lt, &task.product(), math, plan)?;
-                Self::Product(plan)
+                MatmulPlan::from_name(&slot.lt, &task.product(), math, plan).map(Self::Product)
             }
             _ => {
                 let unknown = format!("{name:?} names no algorithm of this layer");
-                return Err(EngineError::Device(unknown));
+                Err(EngineError::Device(unknown))
             }
-        };
-        match algorithm.workspace() {
-            0..=WORKSPACE => Ok(algorithm),
-            workspace => Err(EngineError::Device(format!(
-                "{name:?} asks for {workspace} bytes of workspace, of {WORKSPACE} that there are"
-            ))),
         }
     }
 
@@ -123,79 +113,65 @@ impl Algorithm {
         }
     }
 
-    fn workspace(&self) -> usize {
-        match self {
-            Self::Fused(plan) | Self::Bare(plan) => plan.workspace(),
-            Self::Product(plan) => plan.workspace(),
-        }
-    }
-
     /// Puts the layer on the slot's stream.
     pub(super) fn run(&self, slot: &Slot, task: Task<'_>) -> Result<(), EngineError> {
-        let Task {
-            layer,
-            conv,
-            batch,
-            to_logits,
-        } = task;
-        let (memory, constants) = (slot.memory()?, &slot.model.constants);
-        let x = memory.address(&layer.input, batch);
-        let y = memory.address(&layer.output, batch);
-        let w = constants.address(conv.weights);
-        let residual = conv
-            .residual
-            .map(|residual| memory.address(&residual, batch));
-        let workspace = memory.workspace();
+        let mut at = task.operands(slot)?;
         match self {
+            Self::Product(plan) => {
+                if task.to_logits {
+                    at.y = slot.memory()?.logits.address;
+                    at.bias = slot.model.constants.address(task.conv.wide_bias);
+                }
+                // SAFETY: the operands are of the slot's memory and the model's constants, both as large as the plan's
+                // shape says, as both come from the layer, and the logits have room for the batch's; they live as long
+                // as the slot's graphs, and its stream alone writes there.
+                #[allow(unsafe_code)]
+                return unsafe { plan.run(&slot.lt, &at) };
+            }
             Self::Fused(plan) | Self::Bare(plan) => {
-                let bias = constants.address(conv.bias);
-                let at = ConvBuffers {
-                    x,
-                    w,
-                    bias,
-                    residual,
-                    y,
-                    workspace,
-                };
-                // SAFETY: the addresses are of the slot's memory and the model's constants, both as large as the plan's
-                // shape says, as both come from the layer; they live as long as the slot's graphs, and its stream alone
-                // writes there.
+                // SAFETY: as above.
                 #[allow(unsafe_code)]
                 unsafe { plan.run(&slot.cudnn, &at) }?;
             }
-            Self::Product(plan) => {
-                let (y, bias) = match to_logits {
-                    true => (memory.logits.address, conv.wide_bias),
-                    false => (y, conv.bias),
-                };
-                let bias = constants.address(bias);
-                let at = MatmulBuffers {
-                    x,
-                    w,
-                    bias,
-                    residual,
-                    y,
-                    workspace,
-                };
-                // SAFETY: as above; the logits have room for the batch's.
-                #[allow(unsafe_code)]
-                unsafe { plan.run(&slot.lt, &at) }?;
-            }
         }
         if let Self::Bare(_) = self {
-            let mut operations = vec![Operation::Bias(constants.address(conv.wide_bias))];
-            operations.extend(conv.residual.map(|residual| Operation::Add {
-                address: memory.address(&residual, batch),
-                pitch: residual.pitch,
-            }));
-            operations.extend(conv.relu.then_some(Operation::Relu));
-            slot.map(layer.output, layer.output, batch, 1, &operations)?;
+            task.epilogue(slot)?;
         }
-        Ok(())
+        match task.to_logits {
+            true => slot.widen(&task.layer.output, task.batch),
+            false => Ok(()),
+        }
     }
 }
 
 impl Task<'_> {
+    fn operands(&self, slot: &Slot) -> Result<Operands, EngineError> {
+        let (memory, constants) = (slot.memory()?, &slot.model.constants);
+        let address = |tensor: &Tensor| memory.address(tensor, self.batch);
+        Ok(Operands {
+            x: address(&self.layer.input),
+            w: constants.address(self.conv.weights),
+            bias: constants.address(self.conv.bias),
+            residual: self.conv.residual.as_ref().map(address),
+            y: address(&self.layer.output),
+            workspace: memory.workspace(),
+        })
+    }
+
+    /// What a bare convolution leaves to do, in place.
+    fn epilogue(&self, slot: &Slot) -> Result<(), EngineError> {
+        let (memory, conv) = (slot.memory()?, self.conv);
+        let bias = slot.model.constants.address(conv.wide_bias);
+        let mut operations = vec![Operation::Bias(bias)];
+        operations.extend(conv.residual.map(|residual| Operation::Add {
+            address: memory.address(&residual, self.batch),
+            pitch: residual.pitch,
+        }));
+        operations.extend(conv.relu.then_some(Operation::Relu));
+        let output = self.layer.output;
+        slot.map(output, output, self.batch, 1, &operations)
+    }
+
     /// The layer in words, the same for all that are computed alike.
     pub(super) fn key(&self, math: Precision) -> String {
         let Self { layer, conv, .. } = self;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 use half::{bf16, f16};
 
-use super::driver::Context;
+use super::driver::{Context, room};
 use super::launch::Element;
 use crate::engine::EngineError;
 
@@ -66,8 +66,12 @@ impl Packing {
             Element::Bf16 => bf16::from_f32(**value).is_infinite(),
         };
         if let Some(value) = values.iter().find(beyond) {
+            let wider = match element {
+                Element::F16 => "bf16 or f32",
+                Element::F32 | Element::Bf16 => "f32",
+            };
             return Err(EngineError::Unavailable(format!(
-                "layer {name} has a weight of {value}, which {element:?} cannot hold; use --precision bf16 or f32"
+                "layer {name} has a weight of {value}, which {element:?} cannot hold; use --precision {wider}"
             )));
         }
         Ok(match element {
@@ -82,7 +86,9 @@ impl Packing {
     /// # Errors
     /// When the card has no room for them.
     pub(super) fn upload(self, stream: &Arc<CudaStream>) -> Result<Constants, EngineError> {
-        let what = || format!("{} bytes of weights", self.bytes.len());
+        let mib = self.bytes.len() as f64 / f64::from(1 << 20);
+        let room = room(stream.context());
+        let what = || format!("the model needs {mib:.0} MiB for its weights; {room}");
         let memory = stream.clone_htod(&self.bytes).context(what)?;
         // the host's copy goes before the transfer may have ended
         stream.synchronize().context(what)?;

@@ -21,8 +21,9 @@ use sys::cudnnBackendNumericalNote_t as Numerical;
 use self::choice::Choice;
 use self::descriptor::{Address, Attribute, Descriptor, Handle, Kind, Knob, Note, check};
 use self::graph::{Graph, Proposal};
-use crate::engine::EngineError;
-use crate::engine::Precision;
+use super::driver::{bind, turn};
+use super::memory::{Operands, WORKSPACE};
+use crate::engine::{EngineError, Precision};
 
 /// The library on one stream. The thread that uses it must have the stream's context bound.
 #[derive(Debug)]
@@ -39,8 +40,8 @@ impl Cudnn {
     /// # Errors
     /// When the driver or the libraries do not fit the card or each other.
     pub(crate) fn new(stream: Arc<CudaStream>) -> Result<Self, EngineError> {
-        let bound = stream.context().bind_to_thread();
-        bound.map_err(|e| EngineError::Device(format!("cuCtxSetCurrent failed: {e}")))?;
+        bind(stream.context())?;
+        let _turn = turn();
         let mut handle = ptr::null_mut();
         // SAFETY: `handle` is where the library puts the new handle.
         let status = unsafe { sys::cudnnCreate(&raw mut handle) };
@@ -65,6 +66,7 @@ impl Cudnn {
 
 impl Drop for Cudnn {
     fn drop(&mut self) {
+        let _turn = turn();
         // SAFETY: made by `new`, destroyed once.
         let _ = unsafe { sys::cudnnDestroy(self.handle) };
     }
@@ -113,21 +115,6 @@ impl fmt::Display for ConvShape {
     }
 }
 
-/// Addresses on the card. Bias and residual are of the type of x and y, as are the weights.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ConvBuffers {
-    pub(crate) x: u64,
-    pub(crate) w: u64,
-    /// `[out]`; not read by a plan that is not fused.
-    pub(crate) bias: u64,
-    /// As in the shape; not read by a plan that is not fused.
-    pub(crate) residual: Option<u64>,
-    pub(crate) y: u64,
-    /// As many bytes as [`ConvPlan::workspace`], at a multiple of 16; may be 0 where that is 0. Holds nothing between
-    /// calls.
-    pub(crate) workspace: u64,
-}
-
 /// One convolution with one engine. Fields are dropped in order: what links before what is linked to.
 #[derive(Debug)]
 pub(crate) struct ConvPlan {
@@ -137,7 +124,6 @@ pub(crate) struct ConvPlan {
     _engine: Descriptor,
     _graph: Graph,
     choice: Choice,
-    workspace: usize,
     fused: bool,
     /// What it computes, for errors.
     what: String,
@@ -147,8 +133,8 @@ pub(crate) struct ConvPlan {
 impl ConvPlan {
     /// Up to `max` plans, of as many engines as there are, roughly from the one that cuDNN expects to be fastest.
     ///
-    /// `fused`, or the bare convolution without bias, residual and ReLU. Some ask for half a gigabyte of workspace: see
-    /// [`Self::workspace`]. Where cuDNN has to compile a kernel, a plan takes half a second of a core.
+    /// `fused`, or the bare convolution without bias, residual and ReLU; none that asks for more than [`WORKSPACE`]. Where
+    /// cuDNN has to compile a kernel, a plan takes half a second of a core.
     ///
     /// # Errors
     /// When there is none: cuDNN's reason of the last refusal.
@@ -206,6 +192,10 @@ impl ConvPlan {
     ) -> Result<Self, EngineError> {
         let graph = Graph::new(handle, shape, math, fused)?;
         let engine = graph.engine(choice.engine)?;
+        if !allowed(&graph::notes(&engine)?, math) {
+            let what = "its engine rounds more than this arithmetic, or gives other bits each time";
+            return Err(EngineError::Device(what.to_owned()));
+        }
         let knobs = choice.knobs.iter().map(|&(knob, value)| {
             Descriptor::build(Kind::CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR, |of| {
                 of.set(Attribute::CUDNN_ATTR_KNOB_CHOICE_KNOB_TYPE, &[Knob(knob)])?;
@@ -227,13 +217,17 @@ impl ConvPlan {
             of.set(Attribute::CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, &config)
         })?;
         let workspace: i64 = plan.read_one(Attribute::CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE)?;
+        if usize::try_from(workspace).is_ok_and(|bytes| bytes > WORKSPACE) {
+            let what =
+                format!("it asks for {workspace} bytes of workspace, of {WORKSPACE} there are");
+            return Err(EngineError::Device(what));
+        }
         Ok(Self {
             plan,
             _config: config,
             _knobs: knobs,
             _engine: engine,
             _graph: graph,
-            workspace: usize::try_from(workspace).unwrap_or(0),
             fused,
             what: format!("{shape}, {}, {choice}", math.name()),
             choice,
@@ -246,11 +240,6 @@ impl ConvPlan {
         self.choice.to_string()
     }
 
-    /// Bytes.
-    pub(crate) fn workspace(&self) -> usize {
-        self.workspace
-    }
-
     /// Launches on the stream of `cudnn`. May be captured into a CUDA graph; run it once before, as the first run loads
     /// the kernel. The plan must outlive the graph.
     ///
@@ -259,10 +248,10 @@ impl ConvPlan {
     ///
     /// # Safety
     /// All addresses are of memory of this card, of the sizes and alignments that shape, arithmetic and
-    /// [`Self::workspace`] tell, alive until the stream has passed this call and in every replay of a graph that
+    /// [`WORKSPACE`] tell, alive until the stream has passed this call and in every replay of a graph that
     /// captured it; nothing else writes to them meanwhile, and y and the workspace overlap none of the others. The plan
     /// was made with this `cudnn`.
-    pub(crate) unsafe fn run(&self, cudnn: &Cudnn, at: &ConvBuffers) -> Result<(), EngineError> {
+    pub(crate) unsafe fn run(&self, cudnn: &Cudnn, at: &Operands) -> Result<(), EngineError> {
         let ran = self.pack(at).and_then(|pack| {
             let (plan, pack) = (self.plan.raw(), pack.raw());
             // SAFETY: handle and descriptors are alive; the memory is as the caller promises.
@@ -273,7 +262,7 @@ impl ConvPlan {
     }
 
     /// The tensors' addresses by name.
-    fn pack(&self, at: &ConvBuffers) -> Result<Descriptor, EngineError> {
+    fn pack(&self, at: &Operands) -> Result<Descriptor, EngineError> {
         let mut tensors = vec![(graph::X, at.x), (graph::W, at.w), (graph::Y, at.y)];
         if self.fused {
             tensors.push((graph::BIAS, at.bias));

@@ -1,4 +1,5 @@
-//! The fused engine on one slot of a GPU: images in, logits or the best of them out, by replaying the graph of the batch's bucket.
+//! The fused engine on one slot of a GPU: images in, logits or the best of them out, by replaying the graph of the batch's
+//! bucket.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use cudarc::driver::{CudaContext, CudaGraph};
 
 use super::algorithm::Algorithm;
 use super::cudnn::Cudnn;
-use super::driver::Context;
+use super::driver::{Context, bind};
 use super::launch::MAX_BEST;
 use super::matmul::CublasLt;
 use super::model::{LayerOp, Model};
@@ -31,6 +32,8 @@ pub(crate) struct CudaEngine {
     captured: Vec<Captured>,
     slot: Slot,
     info: EngineInfo,
+    /// Every size that is to run has been captured.
+    prepared: bool,
 }
 
 /// Where and how a network is to run.
@@ -109,56 +112,84 @@ impl CudaEngine {
                     captured: Vec::new(),
                     slot: Slot::new(Arc::clone(&model), stream)?,
                     info: info.clone(),
+                    prepared: false,
                 })
             })
             .collect()
     }
 
-    /// Measures and captures the network at these ascending batch sizes, in place of what was captured.
-    fn capture(&mut self, sizes: &[usize]) -> Result<(), EngineError> {
+    /// Captures the network at these ascending batch sizes, in place of what was captured, and says what each takes.
+    fn capture(&mut self, sizes: &[usize]) -> Result<Vec<(usize, f64)>, EngineError> {
         self.captured.clear();
         self.slot.make_room(sizes.last().copied().unwrap_or(1))?;
-        let started = Instant::now();
-        let mut captured = Vec::new();
         let mut measured = Vec::new();
         for &batch in sizes {
             let slot = &self.slot;
-            let algorithms = tune::algorithms(slot, batch)?;
+            let algorithms = tune::algorithms(slot, batch);
+            // what was measured is kept also where the rest fails, or the start is broken off
+            if let Err(error) = slot.model.records().save() {
+                tracing::warn!(%error, "what was measured cannot be kept for the next start");
+            }
+            let algorithms = algorithms?;
             slot.finish(|| slot.network(&algorithms, batch))?;
             let graph = slot.capture(|| slot.network(&algorithms, batch))?;
             let seconds = slot.seconds(f64::INFINITY, &graph)?;
             tracing::info!(batch, milliseconds = seconds * 1e3, "captured");
             measured.push((batch, seconds));
-            captured.push(Captured {
+            self.captured.push(Captured {
                 graph,
                 batch,
                 algorithms,
             });
         }
-        if let Err(error) = self.slot.model.records().save() {
-            tracing::warn!(%error, "what was measured cannot be kept for the next start");
-        }
-        let kept = buckets::choose(&measured);
-        captured.retain(|of| kept.contains(&of.batch));
+        Ok(measured)
+    }
+
+    /// Captures every bucket up to `max_batch`: those that are worth it, by the first slot's measurements.
+    fn capture_buckets(&mut self, max_batch: usize) -> Result<(), EngineError> {
+        bind(self.slot.stream.context())?;
+        let started = Instant::now();
+        let known = self.slot.model.buckets().get(&max_batch).cloned();
+        let kept = match known {
+            Some(kept) => {
+                self.capture(&kept)?;
+                kept
+            }
+            None => {
+                let kept = buckets::choose(&self.capture(&buckets::candidates(max_batch))?);
+                self.captured.retain(|of| kept.contains(&of.batch));
+                self.slot.model.buckets().insert(max_batch, kept.clone());
+                kept
+            }
+        };
+        self.prepared = true;
         tracing::info!(buckets = ?kept, seconds = started.elapsed().as_secs_f64(), "ready");
-        self.captured = captured;
         Ok(())
     }
 
-    /// Makes sure that a batch of that size can run: at its own size, where nothing larger has been made ready.
-    fn ready(&mut self, batch: usize) -> Result<(), EngineError> {
-        self.bind()?;
-        match self.of(batch) {
-            Ok(_) => Ok(()),
-            Err(_) => self.capture(&[batch]),
-        }
+    /// Runs an image as a tensor and takes its best: no graph holds these kernels, and the driver loads one when it is
+    /// first launched.
+    fn rehearse(&mut self) -> Result<(), EngineError> {
+        let black = vec![0.0; self.slot.model.input.elements()];
+        let mut logits = vec![0.0; self.slot.model.classes];
+        let ran = self.run(1, Feed::Planes(&black), Wanted::Best(1), &mut logits);
+        ran.map(drop)
     }
 
-    /// Makes the GPU's context that of this thread: not every call binds it by itself, and the thread may be another than
-    /// at the last call, or have run another GPU's engine.
-    fn bind(&self) -> Result<(), EngineError> {
-        let bound = self.slot.stream.context().bind_to_thread();
-        bound.context(|| "binding the thread to the card")
+    /// Makes sure that a batch of that size can run: at its own size, if nothing has been made ready.
+    fn ready(&mut self, batch: usize) -> Result<(), EngineError> {
+        bind(self.slot.stream.context())?;
+        match self.captured.last() {
+            None => self.capture(&[batch]).map(drop),
+            Some(largest) if largest.batch < batch && self.prepared => {
+                let most = largest.batch;
+                let what =
+                    format!("a batch of {batch} images, but at most {most} were prepared for");
+                Err(EngineError::Device(what))
+            }
+            Some(largest) if largest.batch < batch => self.capture(&[batch]).map(drop),
+            Some(_) => Ok(()),
+        }
     }
 
     /// The captured network that a batch runs in.
@@ -209,10 +240,10 @@ impl CudaEngine {
 
     /// An error after which the card does not even wait any more is the device's last.
     fn examine<T>(&self, result: Result<T, EngineError>) -> Result<T, EngineError> {
+        // the first wait may tell of an earlier error that is over
+        let waits = || self.slot.synchronize().or_else(|_| self.slot.synchronize());
         match result {
-            Err(EngineError::Device(reason)) if self.slot.synchronize().is_err() => {
-                Err(EngineError::Lost(reason))
-            }
+            Err(EngineError::Device(reason)) if waits().is_err() => Err(EngineError::Lost(reason)),
             result => result,
         }
     }
@@ -220,9 +251,8 @@ impl CudaEngine {
 
 impl Drop for CudaEngine {
     fn drop(&mut self) {
-        // whoever unloads a model may have run nothing on the card, and libraries free what they hold in the context of
-        // the thread. A failure leaves nothing to do: the driver frees everything with the context
-        let _ = self.bind();
+        // for the graphs and plans; the slot does so for itself
+        let _ = bind(self.slot.stream.context());
     }
 }
 
@@ -232,16 +262,12 @@ impl Engine for CudaEngine {
     }
 
     fn prepare(&mut self, max_batch: usize) -> Result<Vec<usize>, EngineError> {
-        let bound = self.bind();
-        let captured = bound.and_then(|()| self.capture(&buckets::candidates(max_batch)));
-        // no graph holds this kernel, and the driver loads one when it is first launched
-        let ready = captured.and_then(|()| self.slot.take_best(1, 1));
+        let ready = self
+            .capture_buckets(max_batch)
+            .and_then(|()| self.rehearse());
         self.examine(ready)?;
-        Ok(self
-            .captured
-            .iter()
-            .map(|captured| captured.batch)
-            .collect())
+        let sizes = self.captured.iter().map(|captured| captured.batch);
+        Ok(sizes.collect())
     }
 
     fn bucket(&self, batch: usize) -> Option<usize> {

@@ -15,8 +15,9 @@ use cudarc::driver::CudaStream;
 use sys::cublasLtMatmulDescAttributes_t as Attribute;
 
 use self::terms::{Terms, failed};
-use crate::engine::EngineError;
-use crate::engine::Precision;
+use super::driver::{bind, turn};
+use super::memory::{Operands, WORKSPACE};
+use crate::engine::{EngineError, Precision};
 
 /// The library on one stream. The thread that uses it must have the stream's context bound.
 #[derive(Debug)]
@@ -32,8 +33,8 @@ impl CublasLt {
     /// # Errors
     /// When the driver or the libraries do not fit the card or each other.
     pub(crate) fn new(stream: Arc<CudaStream>) -> Result<Self, EngineError> {
-        let bound = stream.context().bind_to_thread();
-        bound.map_err(|e| EngineError::Device(format!("cuCtxSetCurrent failed: {e}")))?;
+        bind(stream.context())?;
+        let _turn = turn();
         let handle = result::create_handle().map_err(failed("cublasLtCreate"))?;
         Ok(Self { handle, stream })
     }
@@ -47,6 +48,7 @@ impl CublasLt {
 
 impl Drop for CublasLt {
     fn drop(&mut self) {
+        let _turn = turn();
         // SAFETY: made by `new`, destroyed once.
         let _ = unsafe { result::destroy_handle(self.handle) };
     }
@@ -85,19 +87,6 @@ impl fmt::Display for MatmulShape {
         f.write_str(if self.f32_output { ", to f32" } else { "" })?;
         f.write_str(if self.relu { ", relu" } else { "" })
     }
-}
-
-/// Addresses on the card. Bias and residual are of the type of y.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct MatmulBuffers {
-    pub(crate) x: u64,
-    pub(crate) w: u64,
-    pub(crate) bias: u64,
-    /// As in the shape.
-    pub(crate) residual: Option<u64>,
-    pub(crate) y: u64,
-    /// As many bytes as [`MatmulPlan::workspace`]; may be 0 where that is 0. Holds nothing between calls.
-    pub(crate) workspace: u64,
 }
 
 /// One product with one algorithm.
@@ -173,6 +162,11 @@ impl MatmulPlan {
         let terms = Terms::new(shape, math).map_err(|e| about(shape, math, &e))?;
         let workspace = terms.check(lt, &algorithm);
         let workspace = workspace.map_err(|e| about(shape, math, &e))?;
+        if workspace > WORKSPACE {
+            let what =
+                format!("it asks for {workspace} bytes of workspace, of {WORKSPACE} there are");
+            return Err(about(shape, math, &EngineError::Device(what)));
+        }
         Ok(Self {
             terms,
             algorithm,
@@ -187,11 +181,6 @@ impl MatmulPlan {
         name(&self.algorithm.data)
     }
 
-    /// Bytes.
-    pub(crate) fn workspace(&self) -> usize {
-        self.workspace
-    }
-
     /// Launches on the stream of `lt`. May be captured into a CUDA graph; run it once before, as the first run loads
     /// the kernel.
     ///
@@ -200,9 +189,9 @@ impl MatmulPlan {
     ///
     /// # Safety
     /// All addresses are of memory of this card, of the sizes and alignments that shape, arithmetic and
-    /// [`Self::workspace`] tell, alive until the stream has passed this call and in every replay of a graph that
+    /// [`WORKSPACE`] tell, alive until the stream has passed this call and in every replay of a graph that
     /// captured it; nothing else writes to them meanwhile, and y and the workspace overlap none of the others.
-    pub(crate) unsafe fn run(&self, lt: &CublasLt, at: &MatmulBuffers) -> Result<(), EngineError> {
+    pub(crate) unsafe fn run(&self, lt: &CublasLt, at: &Operands) -> Result<(), EngineError> {
         // without a residual the output stands in its place, and is not read
         let (beta, residual) = match (self.residual, at.residual) {
             (false, _) => (0_f32, at.y),

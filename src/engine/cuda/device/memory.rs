@@ -6,7 +6,7 @@ use cudarc::driver::{
     CudaSlice, CudaStream, DevicePtr, DeviceRepr, PinnedHostSlice, ValidAsZeroBits,
 };
 
-use super::driver::Context;
+use super::driver::{Context, room};
 use super::launch::{MAX_BEST, TopK};
 use super::model::Model;
 use crate::engine::cuda::plan::Tensor;
@@ -37,6 +37,19 @@ pub(super) struct Memory {
     pub(super) to: PinnedHostSlice<u8>,
 }
 
+/// Where one layer's operands are on the card. Bias and residual are of the type of y.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Operands {
+    pub(super) x: u64,
+    pub(super) w: u64,
+    /// `[out]`.
+    pub(super) bias: u64,
+    pub(super) residual: Option<u64>,
+    pub(super) y: u64,
+    /// [`WORKSPACE`] bytes; holds nothing between calls.
+    pub(super) workspace: u64,
+}
+
 /// An allocation and its address.
 #[derive(Debug)]
 pub(super) struct Block<T> {
@@ -59,15 +72,15 @@ impl Memory {
         let best = TopK::bytes(max_batch, MAX_BEST);
         let answers = best.max(logits * size_of::<f32>());
         let context = stream.context();
+        // before anything is taken
+        let room = room(context);
         let what = || {
-            let (free, total) = context.mem_get_info().unwrap_or_default();
-            let [weights, arena, input, free, total] =
-                [model.constants.bytes(), arena, input, free, total].map(|n| n as f64 / MIB);
-            let workspace = WORKSPACE as f64 / MIB;
+            let [weights, arena, input, workspace] =
+                [model.constants.bytes(), arena, input, WORKSPACE].map(|n| n as f64 / MIB);
             format!(
                 "the model needs {arena:.0} MiB for the activations of {max_batch} images, {workspace:.0} MiB of \
-                 workspace and {input:.0} MiB for the images, beside its {weights:.0} MiB of weights; of the card's \
-                 {total:.0} MiB {free:.0} are free: lower --max-batch or serve fewer models on it"
+                 workspace and {input:.0} MiB for the images, in each of its slots, beside its {weights:.0} MiB of \
+                 weights; {room}"
             )
         };
         // SAFETY: both are written before they are read: `from` by each batch for what is copied from it, `to` by each

@@ -1,5 +1,6 @@
 //! One network on one card: its layers with their constants there, shared by all slots that run it.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::CudaStream;
@@ -9,10 +10,9 @@ use super::constants::{Constant, Constants, Packing};
 use super::cudnn::ConvShape;
 use super::kernels::{self, Kernels};
 use super::launch::{Element, Reduce};
-use crate::engine::EngineError;
-use crate::engine::Precision;
 use crate::engine::cuda::plan::{self, Logits, Plan, Step, StepOp, Tensor};
 use crate::engine::cuda::records::Records;
+use crate::engine::{EngineError, Precision};
 use crate::ir::{Graph, Shape};
 use crate::kernels as cpu;
 use crate::weights::Parameters;
@@ -31,6 +31,8 @@ pub(super) struct Model {
     pub(super) constants: Constants,
     pub(super) kernels: Kernels,
     records: Mutex<Records>,
+    /// Batch sizes that all slots capture, by the largest.
+    buckets: Mutex<BTreeMap<usize, Vec<usize>>>,
 }
 
 /// One step of the plan.
@@ -133,12 +135,17 @@ impl Model {
             kernels: kernels.map_err(|error| EngineError::Unavailable(error.to_string()))?,
             constants: packing.upload(stream)?,
             records: Mutex::new(records),
+            buckets: Mutex::default(),
         })
     }
 
     /// Whether images can come as pixels: the kernel that lays them writes whole words.
     pub(super) fn lays_pixels(&self) -> bool {
         self.input.channels == 3 && self.image.pitch.is_multiple_of(4)
+    }
+
+    pub(super) fn buckets(&self) -> MutexGuard<'_, BTreeMap<usize, Vec<usize>>> {
+        self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn records(&self) -> MutexGuard<'_, Records> {

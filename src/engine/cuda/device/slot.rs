@@ -6,11 +6,11 @@ mod images;
 use std::sync::Arc;
 
 use cudarc::driver::sys::{CUevent_flags, CUgraphInstantiate_flags_enum, CUstreamCaptureMode};
-use cudarc::driver::{CudaGraph, CudaStream};
+use cudarc::driver::{CudaGraph, CudaStream, DriverError};
 
 use super::algorithm::{Algorithm, Task};
 use super::cudnn::Cudnn;
-use super::driver::Context;
+use super::driver::{Context, bind, turn};
 use super::launch::{self, Operation, Widen, Work};
 use super::matmul::CublasLt;
 use super::memory::Memory;
@@ -51,6 +51,7 @@ impl Slot {
 
     /// Takes memory for batches up to `max_batch`, in place of what it had. Graphs captured before are void.
     pub(super) fn make_room(&mut self, max_batch: usize) -> Result<(), EngineError> {
+        let _turn = turn();
         self.memory = None;
         self.memory = Some(Memory::new(&self.model, &self.stream, max_batch)?);
         Ok(())
@@ -171,12 +172,17 @@ impl Slot {
         }
         match self.model.logits {
             Logits::Product => Ok(()),
-            Logits::Value(value) => self.work(&Widen {
-                element: self.model.math.element(),
-                input: self.tensor(&value, batch)?,
-                output: self.memory()?.logits.address,
-            }),
+            Logits::Value(value) => self.widen(&value, batch),
         }
+    }
+
+    /// Puts a value of one pixel to the logits, in f32.
+    pub(super) fn widen(&self, value: &Tensor, batch: usize) -> Result<(), EngineError> {
+        self.work(&Widen {
+            element: self.model.math.element(),
+            input: self.tensor(value, batch)?,
+            output: self.memory()?.logits.address,
+        })
     }
 
     pub(super) fn work(&self, work: &impl Work) -> Result<(), EngineError> {
@@ -207,19 +213,18 @@ impl Slot {
         work: impl FnOnce() -> Result<(), EngineError>,
     ) -> Result<CudaGraph, EngineError> {
         let what = || "capturing a graph";
+        let _turn = turn();
         // other threads may allocate meanwhile
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         self.stream.begin_capture(mode).context(what)?;
-        let worked = work();
-        // also after an error, or the stream would go on capturing
-        let graph = self.stream.end_capture(CUgraphInstantiate_flags_enum(0));
-        worked?;
+        let capturing = Capturing(Some(&self.stream));
+        work()?;
         let empty = || EngineError::Device("the captured graph is empty".to_owned());
-        graph.context(what)?.ok_or_else(empty)
+        capturing.end().context(what)?.ok_or_else(empty)
     }
 
-    /// Seconds that `work` takes on the card, without what the host takes to launch it. Measured no further once it is
-    /// far slower than `best`.
+    /// Seconds that `work` takes on the card, without what the host takes to launch it. Measured no further once it is far
+    /// slower than `best`.
     pub(super) fn time(
         &self,
         best: f64,
@@ -239,6 +244,8 @@ impl Slot {
                 self.stream
                     .record_event(Some(CUevent_flags::CU_EVENT_DEFAULT))
             };
+            // the card is busy with one launch while the host makes the other, the one that is timed
+            graph.launch().context(what)?;
             let start = now().context(what)?;
             graph.launch().context(what)?;
             let end = now().context(what)?;
@@ -265,6 +272,43 @@ impl Slot {
     pub(super) fn synchronize(&self) -> Result<(), EngineError> {
         self.stream.synchronize().context(|| "waiting for the card")
     }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        // whoever unloads a model may have run nothing on the card, and libraries free what they hold in the context of the
+        // thread. A failure leaves nothing to do: the driver frees everything with the context
+        let _ = bind(self.stream.context());
+        let _turn = turn();
+        self.memory = None;
+    }
+}
+
+/// A stream that captures, and must not go on doing so when what it captures fails or panics.
+struct Capturing<'a>(Option<&'a Arc<CudaStream>>);
+
+impl Capturing<'_> {
+    fn end(mut self) -> Result<Option<CudaGraph>, DriverError> {
+        match self.0.take() {
+            Some(stream) => end(stream),
+            None => Ok(None),
+        }
+    }
+}
+
+impl Drop for Capturing<'_> {
+    fn drop(&mut self) {
+        if let Some(stream) = self.0 {
+            // what was captured is of no use, and neither is why it cannot be ended
+            let _ = end(stream);
+        }
+    }
+}
+
+fn end(stream: &Arc<CudaStream>) -> Result<Option<CudaGraph>, DriverError> {
+    // an error of something dropped, which this call would return in place of ending the capture
+    let _ = stream.context().check_err();
+    stream.end_capture(CUgraphInstantiate_flags_enum(0))
 }
 
 fn no_memory() -> EngineError {

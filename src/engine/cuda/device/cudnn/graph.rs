@@ -10,8 +10,7 @@ use sys::cudnnPointwiseMode_t as Mode;
 use super::ConvShape;
 use super::choice::Choice;
 use super::descriptor::{Attribute, Descriptor, Handle, Kind, Knob, Link, Note};
-use crate::engine::EngineError;
-use crate::engine::Precision;
+use crate::engine::{EngineError, Precision};
 
 /// Names of the tensors that have addresses; those between have numbers from `BETWEEN` on.
 pub(super) const X: i64 = 1;
@@ -21,7 +20,7 @@ pub(super) const RESIDUAL: i64 = 4;
 pub(super) const Y: i64 = 5;
 const BETWEEN: i64 = 10;
 
-/// Weights and bias lie at the start of allocations of their own.
+/// Weights and bias lie at multiples of 256 bytes.
 const PARAMETER_ALIGNMENT: usize = 16;
 
 const FLOAT: sys::cudnnDataType_t = sys::cudnnDataType_t::CUDNN_DATA_FLOAT;
@@ -140,7 +139,7 @@ fn proposal(config: &Descriptor) -> Result<Proposal, EngineError> {
     })
 }
 
-fn notes(engine: &Descriptor) -> Result<Vec<Note>, EngineError> {
+pub(super) fn notes(engine: &Descriptor) -> Result<Vec<Note>, EngineError> {
     engine.read(Attribute::CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, NOTES)
 }
 

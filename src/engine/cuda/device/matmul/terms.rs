@@ -7,8 +7,7 @@ use sys::cublasLtMatmulDescAttributes_t as Attribute;
 use sys::cublasLtMatmulPreferenceAttributes_t as Wish;
 
 use super::{CublasLt, MatmulShape};
-use crate::engine::EngineError;
-use crate::engine::Precision;
+use crate::engine::{EngineError, Precision};
 
 /// Bytes that an algorithm may ask for, as NVIDIA recommends for Hopper.
 const MAX_WORKSPACE: u64 = 32 << 20;
