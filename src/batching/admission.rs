@@ -109,7 +109,8 @@ impl Ticket {
 
     /// Queues one image of the model's size under this one-image ticket. Dropping the receiver withdraws it.
     ///
-    /// A receiver that closes without an answer means that every worker is gone ([`BatchError::Closed`]).
+    /// A receiver that closes without an answer means that the worker that had the image is gone
+    /// ([`BatchError::Closed`]).
     pub fn submit(
         mut self,
         image: Image,

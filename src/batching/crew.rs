@@ -1,4 +1,5 @@
-//! The workers of one model as its queue sees them: who is idle, how many images each device has under way, what is lost.
+//! The workers of one model as its queue sees them: who is idle, how many images each device has under way, what is
+//! lost.
 //!
 //! Workers are numbered from 0; those whose engines name the same device share its load and its fate. Plain data, which
 //! the queue holds under its lock.
@@ -87,6 +88,11 @@ impl Crew {
         }
     }
 
+    /// Whether the worker takes no more batches.
+    pub(super) fn has_left(&self, worker: usize) -> bool {
+        self.workers[worker].doing == Doing::Gone
+    }
+
     /// Takes the worker's device out, and with it all who work on it. Says whether it was there until now.
     pub(super) fn lose(&mut self, worker: usize, reason: &str) -> bool {
         let device = &mut self.devices[self.workers[worker].device];
@@ -100,14 +106,14 @@ impl Crew {
         self.devices[self.workers[worker].device].lost.is_some()
     }
 
-    /// Who takes the next batch: the waiting one whose device has the fewest images under way, and of equal ones the one
-    /// that waits longest.
+    /// Who takes the next batch: the waiting one whose device has the fewest images under way, and of equal ones the
+    /// one that waits longest.
     pub(super) fn next(&self) -> Option<usize> {
         let waiting = self.staff().filter_map(|(number, worker)| {
             let Doing::Waiting(since) = worker.doing else {
                 return None;
             };
-            Some((self.under_way(worker.device), since, number))
+            Some((self.under_way(number), since, number))
         });
         waiting.min().map(|(_, _, number)| number)
     }
@@ -125,8 +131,13 @@ impl Crew {
 
     /// Devices on which a worker takes batches.
     pub(super) fn devices_left(&self) -> usize {
-        let on = |device| self.staff().any(|(_, worker)| worker.device == device);
-        (0..self.devices.len()).filter(|&device| on(device)).count()
+        let devices = 0..self.devices.len();
+        devices.filter(|&device| self.has_staff(device)).count()
+    }
+
+    /// Whether a worker takes batches on this one's device.
+    pub(super) fn is_staffed(&self, worker: usize) -> bool {
+        self.has_staff(self.workers[worker].device)
     }
 
     /// What was lost and why, once every device is.
@@ -139,11 +150,6 @@ impl Crew {
         Some(format!("lost {}", reasons.join(", ")))
     }
 
-    pub(super) fn all_gone(&self) -> bool {
-        let mut workers = self.workers.iter();
-        workers.all(|worker| worker.doing == Doing::Gone)
-    }
-
     /// The workers that have neither left nor lost their device, with their numbers.
     fn staff(&self) -> impl Iterator<Item = (usize, &Member)> {
         let works = |&(number, worker): &(usize, &Member)| {
@@ -152,8 +158,13 @@ impl Crew {
         self.workers.iter().enumerate().filter(works)
     }
 
-    /// Images that the device's workers run, also those on their way out.
-    fn under_way(&self, device: usize) -> usize {
+    fn has_staff(&self, device: usize) -> bool {
+        self.staff().any(|(_, worker)| worker.device == device)
+    }
+
+    /// Images that the workers of this one's device run, also those on their way out.
+    pub(super) fn under_way(&self, worker: usize) -> usize {
+        let device = self.workers[worker].device;
         let workers = self.workers.iter().filter(|w| w.device == device);
         let images = workers.map(|worker| match worker.doing {
             Doing::Running(images) => images,
@@ -193,6 +204,7 @@ mod tests {
         assert_eq!(crew.next(), Some(2), "three on either");
         crew.starts(2, 1);
         assert_eq!(crew.next(), None);
+        assert_eq!([0, 1, 2, 3].map(|w| crew.under_way(w)), [4, 3, 4, 3]);
     }
 
     #[test]
@@ -206,7 +218,9 @@ mod tests {
         assert_eq!((crew.workers_left(), crew.devices_left()), (2, 1));
         assert_eq!((crew.leaves(2), crew.leaves(2)), (7, 0));
         crew.leaves(0);
-        assert!(crew.lose(3, "it drowns") && !crew.all_gone());
+        assert!(crew.has_left(0) && !crew.has_left(1));
+        assert!(crew.is_staffed(1) && !crew.is_staffed(0));
+        assert!(crew.lose(3, "it drowns"));
         assert_eq!((crew.workers_left(), crew.devices_left()), (0, 0));
         let lost = crew.lost().unwrap();
         assert_eq!(lost, "lost a (it burns), b (it drowns)");
@@ -218,11 +232,12 @@ mod tests {
         let mut crew = four();
         crew.leaves(0);
         assert_eq!((crew.workers_left(), crew.devices_left()), (3, 2));
+        assert!(crew.has_left(0) && crew.is_staffed(0), "2 is there");
         crew.leaves(2);
         assert_eq!((crew.workers_left(), crew.devices_left()), (2, 1));
         crew.leaves(1);
         crew.leaves(3);
-        assert!(crew.all_gone());
+        assert!((0..4).all(|worker| crew.has_left(worker) && !crew.is_staffed(worker)));
         assert_eq!(crew.lost(), None, "nothing was");
     }
 }

@@ -44,6 +44,8 @@ pub(crate) struct Record {
     pub(crate) wanted: Mutex<Vec<Wanted>>,
     /// The device answers no more.
     lost: AtomicBool,
+    /// Asked for a bucket, it panics: in its worker, outside the forward pass.
+    broken: AtomicBool,
 }
 
 /// The test's side of an engine.
@@ -117,6 +119,11 @@ impl Remote {
         self.record.lost.store(true, Ordering::SeqCst);
     }
 
+    /// The worker panics after its next batch.
+    pub(crate) fn break_worker(&self) {
+        self.record.broken.store(true, Ordering::SeqCst);
+    }
+
     pub(crate) fn images(&self) -> usize {
         self.record.images.load(Ordering::SeqCst)
     }
@@ -174,6 +181,8 @@ impl Engine for Fake {
     }
 
     fn bucket(&self, batch: usize) -> Option<usize> {
+        let broken = self.record.broken.load(Ordering::SeqCst);
+        assert!(!broken, "told to break the worker");
         let mut buckets = self.buckets.iter().copied();
         buckets.find(|&bucket| self.pads && bucket >= batch)
     }

@@ -25,7 +25,7 @@ pub use admission::Ticket;
 
 use admission::Handle;
 use queue::Queue;
-use worker::Worker;
+use worker::{Post, Worker};
 
 /// Limits of one model's batcher.
 #[derive(Clone, Copy, Debug)]
@@ -101,7 +101,7 @@ pub enum BatchError {
     /// The device is lost and none is left, or was lost in turn, to run the image on.
     #[error("the device that ran the image is lost: {0}")]
     Lost(String),
-    /// The workers are gone.
+    /// The worker that had the image is gone.
     #[error("the model is being unloaded")]
     Closed,
 }
@@ -201,23 +201,26 @@ impl Batcher {
         });
         let on_lost: Arc<dyn Fn() + Send + Sync> = Arc::new(on_lost);
         for (number, engine) in engines.into_iter().enumerate() {
-            let device = metrics.device(&engine.info().device).ok_or_else(|| {
-                let device = &engine.info().device;
-                std::io::Error::other(format!("there are no series for the device {device}"))
+            let on = engine.info().device.clone();
+            let device = metrics.device(&on).ok_or_else(|| {
+                std::io::Error::other(format!("there are no series for the device {on}"))
             })?;
             for bucket in (1..=config.max_batch).filter_map(|batch| engine.bucket(batch)) {
                 device.replays.announce(bucket);
             }
             let worker = Worker {
-                number,
-                model: setup.model.to_owned(),
+                post: Post {
+                    number,
+                    model: setup.model.to_owned(),
+                    queue: Arc::clone(&queue),
+                    on,
+                    device,
+                    on_lost: Arc::clone(&on_lost),
+                },
                 engine,
-                queue: Arc::clone(&queue),
                 classes: signature.classes.max(1),
                 normalization: Arc::clone(&signature.normalization),
                 metrics: Arc::clone(&metrics),
-                device,
-                on_lost: Arc::clone(&on_lost),
             };
             let presence = worker.presence();
             // a thread's name cannot hold a zero byte

@@ -1,5 +1,5 @@
-//! The queue of one model: images ready to run, by priority and then in the order they came, and the counts of admission,
-//! under one lock.
+//! The queue of one model: images ready to run, by priority and then in the order they came, and the counts of
+//! admission, under one lock.
 //!
 //! One lock rather than atomics beside it: the policy reads the queue and the counts together, and a worker that read
 //! one before and the other after a change could sleep through it. Nothing is computed or sent while it is held.
@@ -21,6 +21,9 @@ use super::policy::{Decision, Limits, View, decide};
 use super::{BatchError, Config, Load, Output, QueueFull, Terms};
 use crate::engine::Image;
 use crate::telemetry::ModelMetrics;
+
+/// Why a device is lost whose engines may be well: nobody runs them any more.
+const PANICKED: &str = "its worker panicked, which is a bug";
 
 /// One image ready to run.
 pub(super) struct Entry {
@@ -46,8 +49,11 @@ pub(super) struct Queue {
 
 /// What is to be done after a device was lost.
 pub(super) struct Loss {
+    pub(super) reason: String,
     /// Nobody has seen to it yet.
     pub(super) is_news: bool,
+    /// Of the batch that ran there.
+    pub(super) images: usize,
     pub(super) devices_left: usize,
     /// Images that cannot run elsewhere: to be answered with an error.
     pub(super) failed: Vec<Entry>,
@@ -59,8 +65,6 @@ struct State {
     entries: VecDeque<Entry>,
     /// The last handle and ticket are gone: nothing more will come.
     closed: bool,
-    /// The last worker is gone: nothing more will be answered.
-    abandoned: bool,
     /// Moving average of the recent batches; zero before the first.
     seconds_per_image: f64,
 }
@@ -85,7 +89,6 @@ impl Queue {
                 crew: Crew::new(devices.iter().copied()),
                 entries: VecDeque::new(),
                 closed: false,
-                abandoned: false,
                 seconds_per_image: 0.0,
             }),
             news: devices.iter().map(|_| Condvar::new()).collect(),
@@ -115,13 +118,10 @@ impl Queue {
     pub(super) fn push(&self, entry: Entry) {
         let mut state = self.lock();
         state.counts.arrived();
-        let lost = state.crew.lost();
-        if state.abandoned || lost.is_some() {
+        if let Some(reason) = state.crew.lost() {
             state.counts.answered(1);
             drop(state);
-            if let Some(reason) = lost {
-                let _ = entry.answer.send(Err(BatchError::Lost(reason)));
-            }
+            let _ = entry.answer.send(Err(BatchError::Lost(reason)));
             return;
         }
         let last = state
@@ -153,7 +153,7 @@ impl Queue {
                 continue;
             }
             let decision = match state.crew.next() == Some(worker) {
-                true => decide(state.view(now), self.limits),
+                true => decide(state.view(worker, now), self.limits),
                 false => Decision::WaitForImage,
             };
             let news = &self.news[worker];
@@ -189,7 +189,7 @@ impl Queue {
                 0.8 * before + 0.2 * last
             };
         }
-        // its device has less to do now, which may give the turn to another that waits there
+        // its device has less to do now: another that waits there may have the turn, and need wait no longer
         self.wake_next(&state);
     }
 
@@ -197,9 +197,14 @@ impl Queue {
     /// the queue if another device is left, each of them once.
     pub(super) fn lose(&self, worker: usize, batch: Vec<Entry>, reason: &str) -> Loss {
         let mut state = self.lock();
-        let is_news = state.crew.lose(worker, reason);
         state.crew.ends(worker);
+        self.take_out(&mut state, worker, batch, reason)
+    }
+
+    fn take_out(&self, state: &mut State, worker: usize, batch: Vec<Entry>, reason: &str) -> Loss {
+        let is_news = state.crew.lose(worker, reason);
         let devices_left = state.crew.devices_left();
+        let images = batch.len();
         let mut failed = Vec::new();
         // the last first, each before its equals, so that they keep their order
         for mut entry in batch.into_iter().rev() {
@@ -212,11 +217,13 @@ impl Queue {
             failed.extend(std::mem::take(&mut state.entries));
         }
         state.counts.answered(failed.len());
-        self.show_depth(&state);
+        self.show_depth(state);
         // those on the same device are to leave
         self.wake_all();
         Loss {
+            reason: reason.to_owned(),
             is_news,
+            images,
             devices_left,
             failed,
         }
@@ -228,23 +235,21 @@ impl Queue {
         self.wake_all();
     }
 
-    /// A worker ends. After a regular end there is nothing to do; after a panic, its images have no answer, and when it
-    /// was the last, the channels of all waiters close.
-    pub(super) fn leave(&self, worker: usize) {
+    /// A worker ends. After a regular end there is nothing to do; after a panic its images have no answer, and where it
+    /// was the last of its device, that counts as lost.
+    pub(super) fn leave(&self, worker: usize) -> Option<Loss> {
         let mut state = self.lock();
-        let left_behind = state.crew.leaves(worker);
-        state.counts.answered(left_behind);
-        if !state.crew.all_gone() {
-            self.wake_next(&state);
-            return;
+        if state.crew.has_left(worker) {
+            return None;
         }
-        state.abandoned = true;
-        // what was queued or executing will not be answered; what is on its way still holds its tickets
-        state.counts.admitted = state.counts.on_its_way;
-        let left = std::mem::take(&mut state.entries);
-        self.show_depth(&state);
-        drop(state);
-        drop(left);
+        let images = state.crew.leaves(worker);
+        state.counts.answered(images);
+        if state.crew.is_staffed(worker) {
+            self.wake_next(&state);
+            return None;
+        }
+        let loss = self.take_out(&mut state, worker, Vec::new(), PANICKED);
+        Some(Loss { images, ..loss })
     }
 
     pub(super) fn load(&self) -> Load {
@@ -316,11 +321,12 @@ impl State {
         self.entries.insert(at, entry);
     }
 
-    fn view(&self, now: Instant) -> View {
+    fn view(&self, worker: usize, now: Instant) -> View {
         let oldest = self.entries.iter().map(|entry| entry.submitted).min();
         View {
             queued: self.entries.len(),
             on_its_way: self.counts.on_its_way,
+            under_way: self.crew.under_way(worker),
             oldest_wait: oldest.map_or(Duration::ZERO, |t| now.saturating_duration_since(t)),
         }
     }

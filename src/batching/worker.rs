@@ -6,9 +6,10 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use super::queue::{Entry, Queue};
+use super::queue::{Entry, Loss, Queue};
 use super::{BatchError, Output};
 use crate::engine::{
     Answer, Batch, Best, Engine, EngineError, Image, Normalization, Ran, Wanted, give_back,
@@ -16,26 +17,30 @@ use crate::engine::{
 use crate::telemetry::{self, DeviceMetrics, ModelMetrics};
 
 pub(super) struct Worker {
-    /// By which the queue knows it.
-    pub(super) number: usize,
-    pub(super) model: String,
+    pub(super) post: Post,
     pub(super) engine: Box<dyn Engine>,
-    pub(super) queue: Arc<Queue>,
     pub(super) classes: usize,
     pub(super) normalization: Arc<Normalization>,
     pub(super) metrics: Arc<ModelMetrics>,
+}
+
+/// Where a worker works.
+#[derive(Clone)]
+pub(super) struct Post {
+    /// By which the queue knows the worker.
+    pub(super) number: usize,
+    pub(super) model: String,
+    pub(super) queue: Arc<Queue>,
+    /// Name of its engine's device.
+    pub(super) on: String,
     pub(super) device: Arc<DeviceMetrics>,
     /// Called when the last device is lost.
     pub(super) on_lost: Arc<dyn Fn() + Send + Sync>,
 }
 
-/// A worker that is there, from before its thread starts until it ends, however it does: also when a bug panics, waiters
-/// must hear of it rather than wait for their deadline.
-pub(super) struct Presence {
-    queue: Arc<Queue>,
-    number: usize,
-    device: Arc<DeviceMetrics>,
-}
+/// A worker that is there, from before its thread starts until it ends, however it does: also when a bug panics,
+/// waiters must hear of it rather than wait for their deadline.
+pub(super) struct Presence(Post);
 
 /// The batch's memory, kept from batch to batch.
 #[derive(Default)]
@@ -58,18 +63,14 @@ struct Times {
 
 impl Worker {
     pub(super) fn presence(&self) -> Presence {
-        self.device.workers.inc();
-        Presence {
-            queue: Arc::clone(&self.queue),
-            number: self.number,
-            device: Arc::clone(&self.device),
-        }
+        self.post.device.workers.inc();
+        Presence(self.post.clone())
     }
 
     /// Runs batches until the queue is closed and empty or the device lost; then the engine's memory goes.
     pub(super) fn run(mut self) {
         let mut buffers = Buffers::default();
-        while let Some(batch) = self.queue.next_batch(self.number) {
+        while let Some(batch) = self.post.queue.next_batch(self.post.number) {
             self.execute(batch, &mut buffers);
         }
         drop(self);
@@ -102,45 +103,22 @@ impl Worker {
         });
 
         if let Err(BatchError::Lost(reason)) = &result {
-            return self.lose(batch, reason);
+            let loss = self.post.queue.lose(self.post.number, batch, reason);
+            return self.post.tell(loss);
         }
         // room first: a caller that has its answer may come back at once
         let inference = result.as_ref().ok().map(|(times, _)| times.inference);
-        self.queue.finished(self.number, images, inference);
+        self.post
+            .queue
+            .finished(self.post.number, images, inference);
         match result {
             Ok((times, best)) => self.answer(batch, &buffers.logits, best, times),
             Err(error) => {
-                tracing::error!(model = self.model, images, %error, "a batch failed");
+                tracing::error!(model = self.post.model, images, %error, "a batch failed");
                 for entry in batch {
                     let _ = entry.answer.send(Err(error.clone()));
                 }
             }
-        }
-    }
-
-    /// The device answers no more: its workers leave, and the batch goes elsewhere if it can.
-    fn lose(&self, batch: Vec<Entry>, reason: &str) {
-        let images = batch.len();
-        let loss = self.queue.lose(self.number, batch, reason);
-        if loss.is_news {
-            self.device.lost.inc();
-            let device = &self.engine.info().device;
-            let (model, devices_left) = (&self.model, loss.devices_left);
-            tracing::error!(
-                model,
-                device,
-                reason,
-                images,
-                devices_left,
-                "a device is lost"
-            );
-            if devices_left == 0 {
-                // before anyone has an answer: who has one may ask for the model's state next
-                (self.on_lost)();
-            }
-        }
-        for entry in loss.failed {
-            let _ = entry.answer.send(Err(BatchError::Lost(reason.to_owned())));
         }
     }
 
@@ -155,15 +133,16 @@ impl Worker {
                 logits.map(|of| Answer::Logits(of.to_vec())).collect()
             }
         };
-        self.device.inference.observe(inference.as_secs_f64());
-        self.device.batch_size.observe(images as f64);
+        let device = &self.post.device;
+        device.inference.observe(inference.as_secs_f64());
+        device.batch_size.observe(images as f64);
         if let Some(bucket) = self.engine.bucket(images) {
-            self.device.replays.count(bucket, images);
+            device.replays.count(bucket, images);
         }
         let output = |(entry, answer): (&Entry, Answer)| {
             let queued = times.started.saturating_duration_since(entry.submitted);
-            self.device.stage_queue.observe(queued.as_secs_f64());
-            self.device.stage_inference.observe(inference.as_secs_f64());
+            device.stage_queue.observe(queued.as_secs_f64());
+            device.stage_inference.observe(inference.as_secs_f64());
             Output {
                 answer,
                 queued,
@@ -182,6 +161,38 @@ impl Worker {
         for (entry, output) in batch.into_iter().zip(outputs) {
             // fails if the caller left meanwhile, which is no error
             let _ = entry.answer.send(Ok(output));
+        }
+    }
+}
+
+impl Post {
+    /// The device answers no more: those who watch hear of it, and those whose images cannot go elsewhere.
+    fn tell(&self, loss: Loss) {
+        let Loss {
+            reason,
+            is_news,
+            images,
+            devices_left,
+            failed,
+        } = loss;
+        if is_news {
+            self.device.lost.inc();
+            let (model, device) = (&self.model, &self.on);
+            tracing::error!(
+                model,
+                device,
+                reason,
+                images,
+                devices_left,
+                "a device is lost"
+            );
+            if devices_left == 0 {
+                // before anyone has an answer: who has one may ask for the model's state next
+                (self.on_lost)();
+            }
+        }
+        for entry in failed {
+            let _ = entry.answer.send(Err(BatchError::Lost(reason.clone())));
         }
     }
 }
@@ -215,7 +226,12 @@ fn words(panic: &(dyn Any + Send)) -> &str {
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        self.device.workers.dec();
-        self.queue.leave(self.number);
+        let Self(post) = self;
+        post.device.workers.dec();
+        let loss = post.queue.leave(post.number);
+        // of a thread that did not even start, whoever wanted it is told
+        if let Some(loss) = loss.filter(|_| thread::panicking()) {
+            post.tell(loss);
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! Every metric's name, labels and buckets.
 //!
-//! Series are made when a model is registered, so that each exists at zero from start-up, and the hot path holds handles
-//! and looks up no labels. Label values come from the operator's configuration and from constants, never from requests.
+//! Series are made when a model is registered, so that each exists at zero from start-up, and the hot path holds
+//! handles and looks up no labels. Label values come from the operator's configuration and from constants, never from
+//! requests.
 //!
 //! Of a model on several devices, what a worker observes carries its own device, all else the devices joined by commas.
 
@@ -144,11 +145,22 @@ impl Metrics {
     /// Makes (or finds) the series of one model.
     pub fn model(&self, labels: &ModelLabels) -> Arc<ModelMetrics> {
         let mut models = self.models();
-        let registered = models.entry(labels.clone()).or_insert_with(|| Registered {
-            series: Arc::new(self.families.model(labels, &self.codes)),
+        if let Some(registered) = models.get(labels) {
+            return Arc::clone(&registered.series);
+        }
+        let device = |one: ModelLabels| {
+            let known = device_of(&models, &one);
+            let series = known.unwrap_or_else(|| Arc::new(self.families.device(&one)));
+            (one.device, series)
+        };
+        let devices = labels.by_device().map(device).collect();
+        let series = Arc::new(self.families.model(labels, &self.codes, devices));
+        let registered = Registered {
+            series: Arc::clone(&series),
             info: None,
-        });
-        Arc::clone(&registered.series)
+        };
+        models.insert(labels.clone(), registered);
+        series
     }
 
     /// Removes every series of a model. Handles still held count on, unseen.
@@ -157,10 +169,8 @@ impl Metrics {
         if let Some(registered) = models.remove(labels) {
             self.families
                 .remove(labels, &self.codes, registered.info.as_ref());
-            // on other devices the model may have been registered beside this one, and share some
-            let shared =
-                |one: &ModelLabels| models.keys().any(|l| l.by_device().any(|l| l == *one));
-            for one in labels.by_device().filter(|one| !shared(one)) {
+            let gone = |one: &ModelLabels| device_of(&models, one).is_none();
+            for one in labels.by_device().filter(gone) {
                 if let Some(device) = registered.series.device(&one.device) {
                     self.families.remove_device(&one, &device);
                 }
@@ -258,6 +268,19 @@ impl Metrics {
     fn models(&self) -> MutexGuard<'_, HashMap<ModelLabels, Registered>> {
         self.models.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The series of one device of a model. Registered on several sets of devices, as it is while it is loaded anew on
+/// others, the model has them once.
+fn device_of(
+    models: &HashMap<ModelLabels, Registered>,
+    one: &ModelLabels,
+) -> Option<Arc<DeviceMetrics>> {
+    let mut registered = models.iter();
+    registered.find_map(|(labels, registered)| {
+        let has_it = labels.by_device().any(|labels| labels == *one);
+        has_it.then(|| registered.series.device(&one.device))?
+    })
 }
 
 impl ModelLabels {

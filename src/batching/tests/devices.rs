@@ -3,27 +3,31 @@
 use super::super::fake::LOST;
 use super::*;
 
-type Make = fn(fn(&[f32], &mut [f32])) -> (Fake, Remote);
+pub(super) type Make = fn(fn(&[f32], &mut [f32])) -> (Fake, Remote);
 
 /// A house with an engine on each of these devices, and a remote for each.
-fn house(devices: &[&str], make: Make) -> (House, Vec<Remote>) {
+pub(super) fn house(devices: &[&str], make: Make) -> (House, Vec<Remote>) {
     house_of(devices, make, 8)
 }
 
 fn house_of(devices: &[&str], make: Make, max_batch: usize) -> (House, Vec<Remote>) {
+    house_with(devices, make, config(max_batch, HOUR, 64))
+}
+
+pub(super) fn house_with(devices: &[&str], make: Make, config: Config) -> (House, Vec<Remote>) {
     let engines = devices.iter().map(|device| {
         let (engine, remote) = make(sum_and_difference);
         (engine.on(device), remote)
     });
     let (engines, remotes) = engines.unzip();
-    let house = House::new(engines, config(max_batch, HOUR, 64));
+    let house = House::new(engines, config);
     house.all_wait(devices.len());
     (house, remotes)
 }
 
 impl House {
     /// Waits until so many workers wait for a batch.
-    fn all_wait(&self, workers: usize) {
+    pub(super) fn all_wait(&self, workers: usize) {
         eventually("all workers wait", || {
             self.batcher.handle.queue.waiting() == workers
         });
@@ -32,7 +36,7 @@ impl House {
 
 /// Which of the engines a batch of this size came to.
 #[track_caller]
-fn arrival(remotes: &[Remote], size: usize) -> usize {
+pub(super) fn arrival(remotes: &[Remote], size: usize) -> usize {
     let start = Instant::now();
     loop {
         for (number, remote) in remotes.iter().enumerate() {
@@ -221,7 +225,8 @@ fn an_image_is_tried_on_two_devices_at_most() {
 #[test]
 fn all_workers_of_a_lost_device_leave_after_their_batch() {
     // one engine of the device runs a batch while the other is lost
-    let (house, remotes) = house(&["cuda:0", "cuda:0", "cuda:0", "cuda:1"], Fake::gated);
+    let devices = ["cuda:0", "cuda:0", "cuda:0", "cuda:1"];
+    let (house, remotes) = house_of(&devices, Fake::gated, 1);
     let mut running: Vec<Option<Answer>> = remotes.iter().map(|_| None).collect();
     // the second goes to the device of which the first is not, and the third to cuda:0 in any case
     for value in [1.0, 2.0, 3.0] {
@@ -278,6 +283,89 @@ fn failures_and_panics_lose_nothing() {
     }
     house.all_wait(2);
     assert_eq!(house.batcher.load().workers, 2);
+}
+
+/// By a bug that is not the engine's, before or after the other device is lost.
+#[test]
+fn a_device_whose_last_worker_panics_is_lost() {
+    for is_first in [true, false] {
+        let (house, remotes) = house(&["cuda:0", "cuda:1"], Fake::gated);
+        let [(broken, one), (lost, two)] = occupied(&house, &remotes);
+        remotes[broken].break_worker();
+        remotes[lost].lose();
+        let panics = |house: &House, answer| {
+            remotes[broken].let_pass();
+            assert_eq!(wait(answer).unwrap_err(), BatchError::Closed);
+            assert!(remotes[broken].ended());
+            let device = house.device(&format!("cuda:{broken}"));
+            eventually("a worker has left", || device.lost.get() == 1);
+        };
+        let mut one = Some(one);
+        if is_first {
+            panics(&house, one.take().unwrap());
+            assert_eq!(house.batcher.load().workers, 1);
+            assert_eq!(house.losses.load(Ordering::SeqCst), 0);
+        }
+        assert_eq!(house.batcher.lost(), None);
+        remotes[lost].let_pass();
+        assert!(remotes[lost].ended());
+        let queued = house.send(3.0);
+        if let Some(one) = one {
+            // what the lost device ran waits with it
+            assert_eq!(house.batcher.load().queued, 2);
+            panics(&house, one);
+        }
+        for answer in [two, queued, house.send(4.0)] {
+            let error = wait(answer).unwrap_err();
+            assert!(matches!(error, BatchError::Lost(_)), "{error:?}");
+        }
+        let reason = house.batcher.lost().unwrap();
+        for what in [
+            format!("cuda:{broken} (its worker panicked, which is a bug)"),
+            format!("cuda:{lost} (told to be lost)"),
+        ] {
+            assert!(reason.contains(&what), "{reason}");
+        }
+        assert_eq!(house.losses.load(Ordering::SeqCst), 1);
+        assert!(house.is_empty());
+    }
+}
+
+#[test]
+fn a_worker_that_panics_beside_another_leaves_the_device_to_it() {
+    let (house, mut remotes) = house(&["cuda:0", "cuda:0"], Fake::gated);
+    let one = house.send(1.0);
+    let broken = arrival(&remotes, 1);
+    remotes[broken].break_worker();
+    let two = house.send(2.0);
+    remotes.iter_mut().for_each(Remote::open);
+    assert_eq!(wait(one).unwrap_err(), BatchError::Closed);
+    assert_eq!(wait(two).unwrap().logits(), [3.0, 1.0]);
+    assert!(remotes[broken].ended());
+    eventually("one worker is left", || house.batcher.load().workers == 1);
+    assert!(wait(house.send(5.0)).is_ok());
+    assert_eq!(
+        (house.device("cuda:0").lost.get(), house.batcher.lost()),
+        (0, None)
+    );
+}
+
+#[test]
+fn the_only_worker_panics_and_the_model_is_lost() {
+    let (house, remotes) = house(&["cpu"], Fake::gated);
+    let running = house.send(1.0);
+    assert_eq!(remotes[0].arrival(), 1);
+    let queued = house.send(2.0);
+    remotes[0].break_worker();
+    remotes[0].let_pass();
+    assert_eq!(wait(running).unwrap_err(), BatchError::Closed);
+    for answer in [queued, house.send(3.0)] {
+        let error = wait(answer).unwrap_err();
+        assert!(matches!(error, BatchError::Lost(_)), "{error:?}");
+    }
+    assert_eq!(house.losses.load(Ordering::SeqCst), 1);
+    assert!(house.batcher.lost().is_some() && house.is_empty());
+    assert_eq!(house.device("cpu").lost.get(), 1);
 }
 
 #[test]

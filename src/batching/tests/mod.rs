@@ -4,6 +4,7 @@ mod answers;
 mod devices;
 mod images;
 mod random;
+mod slots;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -418,13 +419,17 @@ fn a_worker_that_is_gone_leaves_nobody_waiting() {
         .take_one()
         .unwrap()
         .submit(Image::Tensor(vec![1.0, 1.0]), terms());
-    queue.leave(0);
+    let loss = queue.leave(0).unwrap();
+    assert_eq!((loss.is_news, loss.devices_left), (true, 0));
+    assert_eq!(loss.failed.len(), 1, "to be answered");
+    drop(loss);
     assert_eq!(wait(before).unwrap_err(), BatchError::Closed);
     assert_eq!((queue.load().admitted, queue.load().on_its_way), (1, 1));
-    assert_eq!(
-        wait(ticket.submit(Image::Tensor(vec![1.0, 1.0]), terms())).unwrap_err(),
-        BatchError::Closed
-    );
+    let after = wait(ticket.submit(Image::Tensor(vec![1.0, 1.0]), terms()));
+    let reason = "lost cpu (its worker panicked, which is a bug)";
+    assert_eq!(queue.lost().as_deref(), Some(reason));
+    assert_eq!(after.unwrap_err(), BatchError::Lost(reason.into()));
+    assert!(queue.leave(0).is_none(), "it has left");
     assert_eq!((queue.load().admitted, queue.load().on_its_way), (0, 0));
 }
 

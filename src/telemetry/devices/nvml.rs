@@ -4,6 +4,7 @@
 //! same by its UUID alone.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
@@ -60,21 +61,21 @@ fn watch(metrics: &Weak<Metrics>, gpus: &Gpus) {
 
 struct Nvidia<'a> {
     nvml: &'a Nvml,
-    /// By name; `None` where NVML does not know the card.
-    found: HashMap<String, Option<Device<'a>>>,
+    /// By name. A card that was not found is looked for anew: what stood in the way may pass.
+    found: HashMap<String, Device<'a>>,
 }
 
 impl Cards for Nvidia<'_> {
     fn read(&mut self, device: &str) -> Reading {
-        if !self.found.contains_key(device) {
-            let found = find(self.nvml, device);
-            if let Err(reason) = &found {
-                tracing::debug!(device, reason, "NVML does not show this GPU");
-            }
-            self.found.insert(device.to_owned(), found.ok());
-        }
-        let Some(Some(card)) = self.found.get(device) else {
-            return Reading::default();
+        let card = match self.found.entry(device.to_owned()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => match find(self.nvml, device) {
+                Ok(card) => place.insert(card),
+                Err(reason) => {
+                    tracing::debug!(device, reason, "NVML does not show this GPU");
+                    return Reading::default();
+                }
+            },
         };
         let memory = card.memory_info().ok();
         Reading {

@@ -150,11 +150,15 @@ impl Families {
         }
     }
 
-    pub(super) fn model(&self, labels: &ModelLabels, codes: &[&'static str]) -> ModelMetrics {
+    pub(super) fn model(
+        &self,
+        labels: &ModelLabels,
+        codes: &[&'static str],
+        devices: Vec<(String, Arc<DeviceMetrics>)>,
+    ) -> ModelMetrics {
         let plain = values(labels, []);
         let stage = |name| self.stage.with_label_values(&values(labels, [name]));
         let [decode, preprocess] = STAGES_OF_MODEL.map(stage);
-        let device = |one: ModelLabels| (one.device.clone(), Arc::new(self.device(&one)));
         ModelMetrics {
             stage_decode: decode,
             stage_preprocess: preprocess,
@@ -162,11 +166,11 @@ impl Families {
             images: self.images.with_label_values(&plain),
             statistics: Statistics::default(),
             outcomes: self.outcomes(labels, codes),
-            devices: labels.by_device().map(device).collect(),
+            devices,
         }
     }
 
-    fn device(&self, labels: &ModelLabels) -> DeviceMetrics {
+    pub(super) fn device(&self, labels: &ModelLabels) -> DeviceMetrics {
         let plain = values(labels, []);
         let stage = |name| self.stage.with_label_values(&values(labels, [name]));
         let [queue, inference] = STAGES_OF_DEVICE.map(stage);

@@ -64,9 +64,9 @@ impl Replays {
         self.series().entry(bucket).or_insert_with(make).clone()
     }
 
-    /// Removes all series.
+    /// Removes all series. The handles are kept, so that what still counts on them makes no new ones.
     pub(super) fn remove(&self) {
-        for bucket in std::mem::take(&mut *self.series()).into_keys() {
+        for bucket in self.series().keys() {
             let size = bucket.to_string();
             let _ = self
                 .graphs

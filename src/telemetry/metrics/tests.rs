@@ -280,6 +280,36 @@ fn replays_are_counted_by_bucket_where_an_engine_has_any() {
     assert_eq!(series(&metrics.render()), before);
 }
 
+/// Of a model that is loaded anew on more devices, whichever goes first.
+#[test]
+fn replays_of_one_device_are_the_same_in_all_registrations() {
+    let [one, both] = ["cuda:0", "cuda:0,cuda:1"].map(|device| ModelLabels {
+        device: device.into(),
+        ..labels("a")
+    });
+    for order in [[&one, &both], [&both, &one]] {
+        let metrics = Metrics::new(&CODES);
+        let before = series(&metrics.render());
+        let [first, second] = [&one, &both].map(|l| metrics.model(l).device("cuda:0").unwrap());
+        assert!(Arc::ptr_eq(&first, &second));
+        first.replays.announce(4);
+        second.replays.announce(8);
+        metrics.remove_model(order[0]);
+        let text = metrics.render();
+        for bucket in ["4", "8"] {
+            let with = [format!("bucket=\"{bucket}\""), "device=\"cuda:0\"".into()];
+            let with = with.each_ref().map(String::as_str);
+            let replays = sample(&text, "resnetd_graph_replays_total", &with);
+            assert_eq!(replays, Some(0.0), "{bucket}");
+        }
+        metrics.remove_model(order[1]);
+        assert_eq!(series(&metrics.render()), before);
+        // a last batch is counted unseen
+        first.replays.count(8, 7);
+        assert_eq!(series(&metrics.render()), before);
+    }
+}
+
 /// Names and labels of every series of ours.
 fn series(text: &str) -> Vec<String> {
     let lines = text.lines().filter(|line| line.starts_with("resnetd_"));
