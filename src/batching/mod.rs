@@ -15,7 +15,7 @@ mod tests;
 mod worker;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::engine::{Answer, Batch, Engine, Image, Normalization, Wanted};
@@ -74,6 +74,13 @@ pub struct Signature {
     pub classes: usize,
     /// Of images that come as pixels.
     pub normalization: Arc<Normalization>,
+}
+
+/// What is left of a model's workers once nothing holds its [`Batcher`].
+#[derive(Clone)]
+pub struct Remains {
+    /// That each of them holds until its engine has gone.
+    queue: Weak<Queue>,
 }
 
 /// Who goes first of those queued: 1, the highest, to 10. Of equal ones who came first.
@@ -245,9 +252,23 @@ impl Batcher {
         self.handle.queue.load()
     }
 
+    /// The workers, to be watched as they end.
+    pub fn remains(&self) -> Remains {
+        Remains {
+            queue: Arc::downgrade(&self.handle.queue),
+        }
+    }
+
     /// What was lost and why, once every device is: from then on nothing is answered.
     pub fn lost(&self) -> Option<String> {
         self.handle.queue.lost()
+    }
+}
+
+impl Remains {
+    /// Whether every worker has dropped its engine and left.
+    pub fn have_ended(&self) -> bool {
+        self.queue.strong_count() == 0
     }
 }
 
@@ -257,6 +278,14 @@ impl Load {
         let one_by_one = self.admitted as f64 * self.seconds_per_image;
         Duration::try_from_secs_f64(one_by_one / self.workers.max(1) as f64)
             .unwrap_or(Duration::MAX)
+    }
+}
+
+impl fmt::Debug for Remains {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Remains")
+            .field("have_ended", &self.have_ended())
+            .finish()
     }
 }
 

@@ -6,11 +6,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::wanted::wanted;
+use crate::batching::Remains;
 use crate::config::ServeArgs;
 use crate::pool::Pool;
 use crate::server::{Bound, Server, Stop};
-use crate::service::{Classifier, Code, Sources, Watch};
+use crate::service::{Classifier, Classify, Code, ModelStatus, Sources, Watch};
 use crate::telemetry::Metrics;
+
+/// Longest that the models' engines may take to go.
+const LEAVING: Duration = Duration::from_secs(5);
 
 pub(super) fn run(args: &ServeArgs) -> Result<()> {
     let pool = super::threads::pool(args.engine.threads())?;
@@ -36,6 +40,7 @@ async fn serve(args: &ServeArgs, sources: Sources, pool: Arc<Pool>) -> Result<()
     let server = Server::bind(args.server()).await?;
     let Bound { http, grpc } = server.bound();
     tracing::info!(%http, %grpc, "listening");
+    let models = Arc::clone(&classifier);
     let loading = {
         let classifier = Arc::clone(&classifier);
         let interval = args.watch();
@@ -50,12 +55,29 @@ async fn serve(args: &ServeArgs, sources: Sources, pool: Arc<Pool>) -> Result<()
             serving.await?
         }
     };
+    leave(models).await;
     ensure!(
         ended.cut == 0,
         "{} connections were cut off by --drain-timeout",
         ended.cut
     );
     Ok(())
+}
+
+/// Lets the models' engines go before the process does: a device's libraries must not be at work while it ends.
+async fn leave(classifier: Arc<Classifier>) {
+    let models = classifier.models();
+    let served = models.iter().flat_map(ModelStatus::ready);
+    let remains: Vec<Remains> = served.map(|served| served.batcher.remains()).collect();
+    drop((models, classifier));
+    let gone = async {
+        while !remains.iter().all(Remains::have_ended) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    if tokio::time::timeout(LEAVING, gone).await.is_err() {
+        tracing::warn!("a model's engine is still at work; the process ends without it");
+    }
 }
 
 /// Loads every model, then watches their files if that is asked for.

@@ -434,6 +434,21 @@ fn a_worker_that_is_gone_leaves_nobody_waiting() {
 }
 
 #[test]
+fn remains_tell_when_the_engines_have_gone() {
+    let (engine, mut remote) = Fake::gated(sum_and_difference);
+    let house = House::new(vec![engine], config(8, HOUR, 8));
+    let answer = house.send(1.0);
+    assert_eq!(remote.arrival(), 1);
+    let remains = house.batcher.remains();
+    drop(house);
+    assert!(!remains.have_ended(), "a batch is under way");
+    remote.open();
+    assert!(wait(answer).is_ok());
+    eventually("the worker leaves", || remains.have_ended());
+    assert!(remote.ended());
+}
+
+#[test]
 fn padding_is_counted_where_an_engine_pads() {
     let (mut engine, mut remote) = Fake::gated(sum_and_difference);
     (engine.buckets, engine.pads) = (vec![1, 4, 8], true);
