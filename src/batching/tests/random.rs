@@ -135,17 +135,20 @@ fn check_answers(house: &House, answers: Vec<(f32, Answer)>, left: usize) {
         }
     }
     eventually("everything is given back", || house.is_empty());
-    let lost: u64 = (0..4)
-        .filter_map(|device| house.metrics.device(&format!("cuda:{device}")))
-        .map(|device| device.lost.get())
-        .sum();
+    let lost = || -> u64 {
+        let devices = (0..4).filter_map(|n| house.metrics.device(&format!("cuda:{n}")));
+        devices.map(|device| device.lost.get()).sum()
+    };
     if house.batcher.lost().is_some() {
         assert_eq!(left, 0, "some device was spared");
         assert!(matches!(wait(house.send(1.0)), Err(BatchError::Lost(_))));
         assert_eq!(house.losses.load(Ordering::SeqCst), 1);
         return;
     }
-    assert!(lost > 1 || in_vain == 0, "there was another to run it on");
+    // the images are put back, and may be answered elsewhere, before the loss is counted
+    eventually("there was no other to run it on", || {
+        lost() > 1 || in_vain == 0
+    });
     assert!(house.batcher.load().workers > 0);
     // not every loss may have been noticed yet
     assert!(left == 0 || (0..8).any(|_| wait(house.send(1.0)).is_ok()));
