@@ -1,7 +1,7 @@
 //! The candle engine: the graph interpreted one node at a time, in f32.
 //!
-//! It is the reference every other engine is held to, and what runs on a GPU unless the fused engine is asked for. Nothing is folded or fused; an activation
-//! is freed after its last use.
+//! It is the reference every other engine is held to, and what runs on a GPU unless the fused engine is asked for.
+//! Nothing is folded or fused; an activation is freed after its last use.
 
 use std::sync::Arc;
 

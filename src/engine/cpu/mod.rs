@@ -1,5 +1,5 @@
-//! The fused CPU engine: a graph lowered to layers ([`passes`](super::passes)), made into a plan of prepared kernels and reused buffers
-//! ([`plan`]), and run layer by layer on the process's pool ([`execute`]).
+//! The fused CPU engine: a graph lowered to layers ([`passes`](super::passes)), made into a plan of prepared kernels and
+//! reused buffers ([`plan`]), and run layer by layer on the process's pool ([`execute`]).
 //!
 //! Equal images in batches of equal size give equal bits, whatever their neighbours and the number of threads: every
 //! algorithm sums each output value in one order, and which algorithm a layer takes depends on nothing but its shape,

@@ -1,6 +1,6 @@
 // The element-wise kernels of the fused CUDA engine: everything between the images and the answers that cuDNN and
 // cuBLASLt do not do. Tensors are NHWC with a pitch: element (n, y, x, c) lies at ((n * h + y) * w + x) * pitch + c.
-// Storage is float, half or bfloat16; arithmetic is always float. Each kernel takes one struct, which launch.rs mirrors
+// Storage is float, half or bfloat16; arithmetic is always float. Each kernel takes one struct, which launch/ mirrors
 // and fills. Those of two widths move 16 bytes at once, or single elements where the launch found that those would not
 // be aligned. tests/cuda_kernels compiles this file for the host and runs it there.
 
@@ -19,7 +19,7 @@
 
 namespace {
 
-// threads of a block, as launch.rs has it
+// threads of a block, as launch/ has it
 constexpr int THREADS = 256;
 constexpr int WARP = 32;
 constexpr int WARPS = THREADS / WARP;

@@ -3,7 +3,7 @@
 //! build.rs compiles them to machine code for compute capability 9.0 and to PTX for 8.0, which the driver compiles for
 //! other cards when it loads them. A launch neither allocates nor waits, so that it can be captured into a graph.
 
-// launching is a call into the driver that no compiler can check; launch.rs makes the arguments
+// launching is a call into the driver that no compiler can check; launch/ makes the arguments
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
@@ -53,7 +53,7 @@ pub(crate) enum KernelError {
 #[repr(transparent)]
 struct ByValue<A>(A);
 
-// SAFETY: A is the argument struct of a kernel in launch.rs, `repr(C)` and of plain numbers, laid out as kernels.cu
+// SAFETY: A is the argument struct of a kernel in launch/, `repr(C)` and of plain numbers, laid out as kernels.cu
 // declares it: tests/cuda_kernels compares the sizes and runs the kernels on such structs.
 unsafe impl<A> DeviceRepr for ByValue<A> {}
 
