@@ -236,23 +236,7 @@ impl Plan {
         weights: &[f32],
         epilogue: Vec<Operation>,
     ) -> Result<(), EngineError> {
-        let shape = input.shape;
-        let weights = if spec.in_channels > shape.channels {
-            // a linear layer reads a flattened image as a window of the image's size would
-            if shape.elements() != spec.in_channels || input.pitch != shape.channels {
-                let found = format!("{} channels of a value of {shape}", spec.in_channels);
-                return Err(EngineError::Device(format!("layer {name} reads {found}")));
-            }
-            input.shape = Shape::new(spec.in_channels, 1, 1);
-            input.pitch = spec.in_channels;
-            let window = (shape.height, shape.width);
-            channels_last(weights, shape.channels, window, shape.channels)
-        } else {
-            let group = spec.in_channels / spec.groups;
-            // more where the image has channels of zeros
-            let laid = shape.channels / spec.groups;
-            channels_last(weights, group, spec.kernel, laid)
-        };
+        let weights = laid_out(name, &mut input, spec, weights)?;
         let mut epilogue = epilogue.into_iter().peekable();
         let bias = match epilogue.next_if(|next| matches!(next, Operation::Bias(_))) {
             Some(Operation::Bias(bias)) => bias,
@@ -315,6 +299,36 @@ fn operation(fused: Fused, tensors: &[Tensor]) -> Operation {
         Fused::Scale(factor) => Operation::Scale(factor),
         Fused::Relu => Operation::Relu,
     }
+}
+
+/// Weights in the order of what they are multiplied with; a flattened image becomes one pixel.
+fn laid_out(
+    name: &str,
+    input: &mut Tensor,
+    spec: &ConvSpec,
+    weights: &[f32],
+) -> Result<Vec<f32>, EngineError> {
+    let shape = input.shape;
+    if spec.in_channels <= shape.channels {
+        let group = spec.in_channels / spec.groups;
+        // more where the image has channels of zeros
+        let laid = shape.channels / spec.groups;
+        return Ok(channels_last(weights, group, spec.kernel, laid));
+    }
+    // a linear layer reads a flattened image as a window of the image's size would
+    if shape.elements() != spec.in_channels || input.pitch != shape.channels {
+        let found = format!("{} channels of a value of {shape}", spec.in_channels);
+        return Err(EngineError::Device(format!("layer {name} reads {found}")));
+    }
+    input.shape = Shape::new(spec.in_channels, 1, 1);
+    input.pitch = spec.in_channels;
+    let window = (shape.height, shape.width);
+    Ok(channels_last(
+        weights,
+        shape.channels,
+        window,
+        shape.channels,
+    ))
 }
 
 /// Weights `[out, channels, rows, columns]` as `[out, rows, columns, laid]`, with zeros for channels beyond.
