@@ -27,6 +27,10 @@ wanted() { # PATTERN: what the program links to
   nm -D --undefined-only "$program" | awk '{ print $2 }' | sed 's/@.*//' | grep -E "$1" | sort -u
 }
 
+driver() { # every function of the driver: the real cuDNN looks more of them up than the program links to
+  grep -ohE '\bcu[A-Z]\w+' "$CUDA_HOME/include/cuda.h" | sort -u
+}
+
 stubs() { # BODY: C functions of the names on standard input; & is the name
   echo '#include <stdio.h>'
   echo '#include <stdlib.h>'
@@ -37,7 +41,7 @@ link() { # LIBRARY PATTERN OBJECT...: with stubs of the functions of that patter
   local library=$1 pattern=$2 with=()
   shift 2
   [ "$library" = libcuda.so.1 ] || with=(-L"$out" -l:libcuda.so.1)
-  { wanted "$pattern" || true; } | comm -23 - <([ $# = 0 ] || defined "$@") |
+  { wanted "$pattern" || true; [ "$library" != libcuda.so.1 ] || driver; } | sort -u | comm -23 - <([ $# = 0 ] || defined "$@") |
     stubs 'fprintf(stderr, "double: FATAL & is not doubled\\n"); abort();' >"$objects/stubs.c"
   gcc -fPIC -c "$objects/stubs.c" -o "$objects/$library.stubs.o"
   # the program wants the libraries' symbols with their versions
