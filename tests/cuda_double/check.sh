@@ -76,7 +76,8 @@ start() { # NAME ARGUMENTS...: a server; waits until it is ready
   local name=$1
   shift
   ports[$name]=$(free_port)
-  resnetd serve --http-addr "127.0.0.1:${ports[$name]}" --grpc-addr "127.0.0.1:$(free_port)" --drain-delay 100ms "$@" \
+  # not by the function, whose process would be a shell that waits for the server
+  "$here/run.sh" "$RESNETD" serve --http-addr "127.0.0.1:${ports[$name]}" --grpc-addr "127.0.0.1:$(free_port)" --drain-delay 100ms "$@" \
     >"$logs/$name" 2>&1 &
   servers[$name]=$!
   for _ in $(seq 240); do
